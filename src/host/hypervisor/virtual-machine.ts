@@ -1,0 +1,75 @@
+import type { WaitOptions } from "../../shared/base/deadline.ts";
+import type { ProcessExit } from "../../shared/linux/run-process.ts";
+import type { ProcessIdentity } from "../../shared/linux/proc.ts";
+
+/** What runs the guest's instructions. `tcg` is emulation: it works everywhere and is slow, and its isolation is QEMU's own. */
+export type Accelerator = "kvm" | "tcg";
+
+/** A disk to plug into a running VM. */
+export interface DiskSpec {
+  /** Unique in the VM; letters, digits and dashes, at most 31. */
+  readonly diskId: string;
+  /** Host path of the file or block device; opened by us and handed over as a descriptor. */
+  readonly path: string;
+  readonly format: "raw" | "qcow2";
+  readonly readOnly: boolean;
+}
+
+/** Where the guest finds a plugged disk. */
+export interface PluggedDisk {
+  /** Kata's address for the storage driver `scsi`: `0:LUN`. */
+  readonly scsiAddress: string;
+}
+
+/** A network interface to plug: QEMU connects its back end to a unix stream socket (passt's protocol). */
+export interface NicSpec {
+  readonly nicId: string;
+  /** `02:...`: locally administered. */
+  readonly macAddress: string;
+  /** A connected stream socket, handed over as a descriptor. */
+  readonly fd: number;
+}
+
+/** A shared folder to plug: QEMU talks vhost-user to a virtiofsd. */
+export interface ShareSpec {
+  readonly shareId: string;
+  /** Tag the guest mounts by, at most 36 bytes. */
+  readonly tag: string;
+  /** A connected vhost-user socket, handed over as a descriptor. */
+  readonly fd: number;
+}
+
+/** Why and how a VM ended. */
+export interface VmExit {
+  readonly process: ProcessExit;
+  /** `powered_off`: the guest's own orderly end; `panicked`: pvpanic; `died`: anything else. */
+  readonly reason: "powered_off" | "panicked" | "died";
+  /** The last lines of the guest's console, at most 4 KiB, for error messages. */
+  readonly consoleTail: string;
+}
+
+/**
+ * A running VM. Everything a container needs is plugged here after the VM is up, so that one VM can
+ * serve any container. Implementations bound every wait; a guest cannot hold a caller.
+ */
+export interface VirtualMachine {
+  readonly accelerator: Accelerator;
+  readonly identity: ProcessIdentity;
+  /** Resolves within milliseconds of the VMM's end; never rejects. */
+  readonly exited: Promise<VmExit>;
+  plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk>;
+  plugNic(nic: NicSpec, options?: WaitOptions): Promise<void>;
+  plugShare(share: ShareSpec, options?: WaitOptions): Promise<void>;
+  /** Takes back what was plugged under that id; "not there" is success. */
+  unplug(id: string, options?: WaitOptions): Promise<void>;
+  /** Adds vCPUs until there are that many; they are never taken away (QEMU 7.2 crashes). The agent has to bring them online. */
+  growVcpus(vcpuCount: number, options?: WaitOptions): Promise<void>;
+  /** Sets the size of the pluggable memory; total memory is boot memory plus this. Multiple of 2 MiB. */
+  resizeMemory(pluggedBytes: number, options?: WaitOptions): Promise<void>;
+  pause(options?: WaitOptions): Promise<void>;
+  resume(options?: WaitOptions): Promise<void>;
+  /** Ends the VMM: `quit` by its monitor, then SIGTERM, then SIGKILL, within about 5 s. Any state, any number of times. */
+  kill(): Promise<void>;
+  /** Forgets the VM without touching it (the owner is going, the workload stays). */
+  close(): void;
+}

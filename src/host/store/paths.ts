@@ -1,0 +1,65 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** The two folders everything lives in. The data folder survives a reboot, the run folder does not. */
+export interface StateFolders {
+  /** Containers, images, guest images, templates, volumes, snapshots. Root: /var/lib/casemate. */
+  readonly data: string;
+  /** Sockets, locks, ledgers. Root: /run/casemate. */
+  readonly run: string;
+}
+
+/** True when this process is root of the whole machine: uid 0 and the identity uid map (rootless Podman shows uid 0 in a user namespace). */
+export function isRootful(): boolean {
+  return process.geteuid?.() === 0 && /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "utf8"));
+}
+
+/** Where state goes: below `root` if one is given, else the system's folders for root and the XDG folders for everyone else. */
+export function stateFolders(root: string | undefined, env: NodeJS.ProcessEnv = process.env): StateFolders {
+  if (root !== undefined) return { data: root, run: join(root, "run") };
+  if (isRootful()) return { data: "/var/lib/casemate", run: "/run/casemate" };
+  const home = env["HOME"] ?? "/";
+  return {
+    data: join(env["XDG_DATA_HOME"] ?? join(home, ".local/share"), "casemate"),
+    run: join(env["XDG_RUNTIME_DIR"] ?? `/tmp/casemate-run-${process.geteuid?.() ?? 0}`, "casemate"),
+  };
+}
+
+/** Files of one container in the data folder. */
+export function containerPaths(folders: StateFolders, containerId: string) {
+  const folder = join(folders.data, "containers", containerId);
+  return {
+    folder,
+    /** Our record: name, image, options (docs/files.md). */
+    record: join(folder, "container.json"),
+    /** State that changes: status, exit code, times. */
+    status: join(folder, "status.json"),
+    /** The OCI runtime-spec config; the folder is the bundle. */
+    spec: join(folder, "config.json"),
+    /** The writable layer: a sparse ext4 file. */
+    disk: join(folder, "disk.ext4"),
+    log: join(folder, "log"),
+  };
+}
+
+/** Files of one sandbox in the run folder. */
+export function sandboxPaths(folders: StateFolders, sandboxId: string) {
+  const folder = join(folders.run, "sandboxes", sandboxId);
+  return {
+    folder,
+    /** Held by flock while the owner lives. */
+    ownerLock: join(folder, "owner.lock"),
+    ownerSocket: join(folder, "owner.sock"),
+    ownerLog: join(folder, "owner.log"),
+    /** What the owner was asked to run and has become: read by a new owner and by `ps`. */
+    state: join(folder, "sandbox.json"),
+    ledger: join(folder, "ledger.json"),
+    qmpSocket: join(folder, "qmp.sock"),
+    controlSocket: join(folder, "control.sock"),
+    dataSocket: join(folder, "data.sock"),
+    console: join(folder, "console.log"),
+    vmmLog: join(folder, "vmm.log"),
+    /** The folder virtiofsd shows to the guest; volumes are bind-mounted below it. */
+    share: join(folder, "share"),
+  };
+}
