@@ -1,0 +1,219 @@
+import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { containerPaths, type StateFolders } from "./paths.ts";
+
+/** A published port as the user asked for it. */
+export interface PublishedPort {
+  readonly protocol: "tcp" | "udp";
+  /** Empty: all addresses. */
+  readonly hostAddress: string;
+  /** 0: any free port; the owner replaces it by the one it got. */
+  readonly hostPort: number;
+  readonly containerPort: number;
+}
+
+/** A host folder, file or named volume that a container sees. */
+export interface ContainerVolume {
+  readonly type: "bind" | "volume";
+  /** Absolute host path. */
+  readonly source: string;
+  /** Name of a named volume, else empty. */
+  readonly name: string;
+  readonly destination: string;
+  readonly readOnly: boolean;
+}
+
+/**
+ * What a front end decided about a container when it made it; never changes afterwards except by
+ * `rename` and `update`. File container.json, docs/files.md.
+ */
+export interface ContainerRecord {
+  readonly version: 1;
+  readonly containerId: string;
+  readonly sandboxId: string;
+  readonly name: string;
+  readonly createdAtUnixMs: number;
+  /** As the user named it. */
+  readonly image: string;
+  readonly imageId: string;
+  readonly imageDigest: string;
+  /** Read-only root file system images, lowest last. */
+  readonly rootfs: readonly { readonly path: string; readonly fsType: string }[];
+  readonly command: readonly string[];
+  readonly entrypoint: readonly string[];
+  readonly env: readonly string[];
+  readonly workingDir: string;
+  readonly user: string;
+  readonly hostname: string;
+  readonly terminal: boolean;
+  readonly openStdin: boolean;
+  readonly autoRemove: boolean;
+  readonly readOnlyRootfs: boolean;
+  readonly privileged: boolean;
+  readonly network: "none" | "user";
+  readonly ports: readonly PublishedPort[];
+  readonly volumes: readonly ContainerVolume[];
+  /** 0: no limit of its own. */
+  readonly memoryBytes: number;
+  /** Cores; 0: no limit of its own. */
+  readonly cpus: number;
+  readonly stopSignal: string;
+  readonly stopTimeoutMs: number;
+  readonly labels: Readonly<Record<string, string>>;
+  /** Boot cold instead of from a template. */
+  readonly coldBoot: boolean;
+}
+
+/** docker's words for where a container is in its life. */
+export type ContainerStatusWord = "created" | "running" | "paused" | "exited";
+
+/** What changes in a container's life; written by the owner. File status.json. */
+export interface ContainerStatus {
+  readonly version: 1;
+  readonly status: ContainerStatusWord;
+  /** Exit code, or 128 + signal; 0 unless exited. */
+  readonly exitCode: number;
+  readonly oomKilled: boolean;
+  /** Why it never ran, or why it ended when that was not its own doing. */
+  readonly error: string;
+  /** 0: not yet. */
+  readonly startedAtUnixMs: number;
+  readonly finishedAtUnixMs: number;
+  /** Boot id of the host it last ran on; another one means that the host was rebooted since. */
+  readonly bootId: string;
+  readonly guestPid: number;
+  readonly ipAddress: string;
+  /** Ports as they were really published. */
+  readonly ports: readonly PublishedPort[];
+}
+
+const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/;
+const idPattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
+
+/** All containers of one data folder. Reads are plain file reads, so that `ps` loads next to nothing. */
+export class ContainerStore {
+  readonly folders: StateFolders;
+
+  constructor(folders: StateFolders) {
+    this.folders = folders;
+  }
+
+  /**
+   * Claims the name, then writes a new container's files. The claim is a file made exclusively, so
+   * two callers can never both have a name.
+   * @throws RuntimeError `already_exists` (reason `name_taken`), `invalid_argument` for a bad name.
+   */
+  create(record: ContainerRecord, spec: object): void {
+    if (!namePattern.test(record.name)) throw new RuntimeError("invalid_argument", `container name "${record.name}": only letters, digits, "_", "." and "-" are allowed, at least two, beginning with a letter or digit`, { reason: "bad_name" });
+    const paths = containerPaths(this.folders, record.containerId);
+    mkdirSync(this.#namesFolder, { recursive: true, mode: 0o700 });
+    try {
+      writeFileSync(join(this.#namesFolder, record.name), record.containerId, { flag: "wx", mode: 0o600 });
+    } catch (error) {
+      if (!isErrnoException(error, "EEXIST")) throw RuntimeError.wrap(error, `claim name "${record.name}"`);
+      throw new RuntimeError("already_exists", `container name "${record.name}" is in use by container "${this.#nameOwner(record.name)}"`, { reason: "name_taken", hint: `remove it with "casemate rm ${record.name}" or choose another name` });
+    }
+    try {
+      mkdirSync(paths.folder, { recursive: true, mode: 0o700 });
+      writeFileAtomic(paths.spec, JSON.stringify(spec, undefined, 1));
+      this.writeStatus(record.containerId, newStatus);
+      writeFileAtomic(paths.record, JSON.stringify(record, undefined, 1));
+    } catch (error) {
+      this.remove(record);
+      throw RuntimeError.wrap(error, `write files of container "${record.name}"`);
+    }
+  }
+
+  /** Removes a container's files and frees its name. "Already gone" is success. */
+  remove(record: Pick<ContainerRecord, "containerId" | "name">): void {
+    const { folder } = containerPaths(this.folders, record.containerId);
+    const doomed = join(this.folders.data, "containers", `.gone-${record.containerId}`);
+    try {
+      renameSync(folder, doomed); // out of sight at once, so that a half-removed container is never listed
+    } catch (error) {
+      if (!isErrnoException(error, "ENOENT")) throw RuntimeError.wrap(error, `remove container "${record.name}"`);
+    }
+    rmSync(doomed, { recursive: true, force: true });
+    if (this.#nameOwner(record.name) === record.containerId) rmSync(join(this.#namesFolder, record.name), { force: true });
+  }
+
+  /** Every container, oldest first. Folders that are half made or half gone are passed over. */
+  list(): ContainerRecord[] {
+    let names: string[];
+    try {
+      names = readdirSync(join(this.folders.data, "containers"));
+    } catch (error) {
+      if (isErrnoException(error, "ENOENT")) return [];
+      throw RuntimeError.wrap(error, "list containers");
+    }
+    const records = names.filter((name) => idPattern.test(name)).map((name) => this.read(name));
+    return records.filter((record) => record !== undefined).sort((a, b) => a.createdAtUnixMs - b.createdAtUnixMs);
+  }
+
+  /** The record of a full id; undefined when there is none. */
+  read(containerId: string): ContainerRecord | undefined {
+    // Checked: only create() writes this file, atomically; the version says which shape it has.
+    return readVersioned(containerPaths(this.folders, containerId).record) as ContainerRecord | undefined;
+  }
+
+  readStatus(containerId: string): ContainerStatus {
+    return (readVersioned(containerPaths(this.folders, containerId).status) as ContainerStatus | undefined) ?? newStatus; // checked as above
+  }
+
+  writeStatus(containerId: string, status: ContainerStatus): void {
+    writeFileAtomic(containerPaths(this.folders, containerId).status, JSON.stringify(status, undefined, 1));
+  }
+
+  /**
+   * The one container that a name, full id or unique id prefix means.
+   * @throws RuntimeError `not_found` (reason `container_not_found`), `invalid_argument` (reason `ambiguous_id`).
+   */
+  find(nameOrId: string): ContainerRecord {
+    const byName = namePattern.test(nameOrId) ? this.#nameOwner(nameOrId) : undefined;
+    const named = byName === undefined ? undefined : this.read(byName);
+    if (named !== undefined) return named;
+    const matches = nameOrId === "" ? [] : this.list().filter((record) => record.containerId.startsWith(nameOrId));
+    const [only] = matches;
+    if (only === undefined) throw new RuntimeError("not_found", `no such container: ${nameOrId}`, { reason: "container_not_found", hint: "`casemate ps -a` lists the containers" });
+    if (matches.length > 1) throw new RuntimeError("invalid_argument", `id prefix "${nameOrId}" is ambiguous: ${matches.length} containers begin with it`, { reason: "ambiguous_id" });
+    return only;
+  }
+
+  get #namesFolder(): string {
+    return join(this.folders.data, "names");
+  }
+
+  #nameOwner(name: string): string | undefined {
+    try {
+      return readFileSync(join(this.#namesFolder, name), "utf8");
+    } catch (error) {
+      if (isErrnoException(error, "ENOENT")) return undefined;
+      throw RuntimeError.wrap(error, `look up name "${name}"`);
+    }
+  }
+}
+
+/** The status of a container that has never run. */
+export const newStatus: ContainerStatus = { version: 1, status: "created", exitCode: 0, oomKilled: false, error: "", startedAtUnixMs: 0, finishedAtUnixMs: 0, bootId: "", guestPid: 0, ipAddress: "", ports: [] };
+
+/** Reads a state file of ours. Undefined when it is not there. @throws RuntimeError `data_loss`, or `failed_precondition` for a newer version. */
+export function readVersioned(path: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "ENOTDIR")) return undefined;
+    throw RuntimeError.wrap(error, `read "${path}"`);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new RuntimeError("data_loss", `read "${path}": not JSON`, { cause: error });
+  }
+  const version = typeof value === "object" && value !== null && "version" in value ? value.version : undefined;
+  if (version !== 1) throw new RuntimeError("failed_precondition", `read "${path}": version ${String(version)}, this program knows 1`, { hint: "it was written by a newer casemate: upgrade this one" });
+  return value;
+}
