@@ -1,0 +1,106 @@
+import type { OciMount, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { ContainerRecord } from "../store/container-store.ts";
+
+/** The capabilities docker gives a container (moby's default list). */
+const defaultCapabilities = [
+  "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
+  "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+];
+
+/** Every capability of Linux 6.1 (capabilities(7)), for --privileged: root in the guest, which is the sandbox itself. */
+const allCapabilities = [
+  ...defaultCapabilities, "CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_BLOCK_SUSPEND", "CAP_BPF", "CAP_CHECKPOINT_RESTORE", "CAP_DAC_READ_SEARCH",
+  "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_NET_ADMIN", "CAP_NET_BROADCAST",
+  "CAP_PERFMON", "CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_MODULE", "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO",
+  "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+];
+
+/** Kernel interfaces docker hides from, or shows read-only to, an unprivileged container (moby's default lists). */
+const maskedPaths = ["/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"];
+const readonlyPaths = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/** docker's default set for a search path when the image names none. */
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/** CFS period, microseconds (kernel: Documentation/scheduler/sched-bwc.rst); docker's default. */
+const cpuPeriodMicros = 100_000;
+
+/**
+ * Files that the agent writes in the guest for the sandbox (docs/agent.md) and that containers see as
+ * docker's do.
+ */
+const guestFiles = ["resolv.conf", "hosts", "hostname"] as const;
+
+/** The OCI config of a container made by our own front ends: what docker would make of the same options, inside the guest. */
+export function buildSpec(record: ContainerRecord): RunnableSpec {
+  const capabilities = record.privileged ? allCapabilities : defaultCapabilities;
+  return {
+    ociVersion: "1.0.2",
+    process: {
+      terminal: record.terminal,
+      // The agent replaces it: record.user is a name or number that only the image can resolve.
+      user: { uid: 0, gid: 0 },
+      args: [...record.entrypoint, ...record.command],
+      env: withDefaults(record),
+      cwd: record.workingDir === "" ? "/" : record.workingDir,
+      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
+      noNewPrivileges: false,
+    },
+    root: { path: "rootfs", readonly: record.readOnlyRootfs },
+    hostname: record.hostname,
+    mounts: [...systemMounts(record.privileged), ...guestFiles.map(guestFileMount), ...record.volumes.map(volumeMount)],
+    linux: {
+      // The VM is the network's and the host's boundary, so a container shares the guest's network namespace.
+      namespaces: [{ type: "pid" }, { type: "ipc" }, { type: "uts" }, { type: "mount" }, { type: "cgroup" }],
+      resources: {
+        devices: record.privileged ? [{ allow: true, access: "rwm" }] : allowedDevices,
+        ...(record.memoryBytes > 0 && { memory: { limit: record.memoryBytes } }),
+        ...(record.cpus > 0 && { cpu: { period: cpuPeriodMicros, quota: Math.round(record.cpus * cpuPeriodMicros) } }),
+      },
+      ...(!record.privileged && { maskedPaths, readonlyPaths }),
+    },
+  };
+}
+
+/** Where the agent keeps the sandbox's files in the guest. */
+export const guestFilesFolder = "/run/casemate/sandbox";
+
+function withDefaults(record: ContainerRecord): string[] {
+  const has = (name: string): boolean => record.env.some((entry) => entry.startsWith(`${name}=`));
+  return [
+    ...(has("PATH") ? [] : [defaultPath]),
+    ...(has("HOSTNAME") ? [] : [`HOSTNAME=${record.hostname}`]),
+    ...(record.terminal && !has("TERM") ? ["TERM=xterm"] : []),
+    ...record.env,
+  ];
+}
+
+function systemMounts(privileged: boolean): OciMount[] {
+  const access = privileged ? "rw" : "ro";
+  return [
+    { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
+    { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "strictatime", "mode=755", "size=65536k"] },
+    { destination: "/dev/pts", type: "devpts", source: "devpts", options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+    { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", access] },
+    { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: [access, "nosuid", "noexec", "nodev"] },
+    { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"] },
+    { destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"] },
+  ];
+}
+
+function guestFileMount(name: (typeof guestFiles)[number]): OciMount {
+  return { destination: `/etc/${name}`, type: "bind", source: `${guestFilesFolder}/${name}`, options: ["bind", "rprivate", "rw"] };
+}
+
+/** A host source: the owner puts it on the sandbox's share and rewrites the source to the guest's path. */
+function volumeMount(volume: ContainerRecord["volumes"][number]): OciMount {
+  return { destination: volume.destination, type: "bind", source: volume.source, options: ["rbind", "rprivate", volume.readOnly ? "ro" : "rw"] };
+}
+
+/** docker's device allow list: the harmless character devices, and making any node without being able to open it. */
+const allowedDevices = [
+  { allow: false, access: "rwm" },
+  { allow: true, type: "c", access: "m" },
+  { allow: true, type: "b", access: "m" },
+  ...([[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [5, 0], [5, 1], [5, 2]] as const).map(([major, minor]) => ({ allow: true, type: "c", major, minor, access: "rwm" })),
+  { allow: true, type: "c", major: 136, access: "rwm" },
+];
