@@ -1,0 +1,70 @@
+import { statSync } from "node:fs";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import type { OciMount, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+
+/** A mount whose source is a file or folder of the host. */
+export interface HostMount {
+  readonly mount: OciMount;
+  readonly source: string;
+  readonly readOnly: boolean;
+}
+
+/** Guest folders, fixed here and in docs/agent.md. */
+export const guestPaths = {
+  container: (containerId: string) => `/run/casemate/containers/${containerId}`,
+  image: (key: string) => `/run/casemate/images/${key}`,
+  sandboxFiles: "/run/casemate/sandbox",
+} as const;
+
+/** Files the agent writes for the sandbox, which containers see in /etc as docker's do. */
+const etcFiles = ["hosts", "hostname", "resolv.conf"] as const;
+
+/** Splits off the mounts that need the host: bind mounts, except of what the guest has by itself. */
+export function hostMounts(spec: RunnableSpec): HostMount[] {
+  return (spec.mounts ?? []).filter(isHostMount).map((mount) => ({ mount, source: mount.source ?? "", readOnly: mount.options?.includes("ro") ?? false }));
+}
+
+/**
+ * The spec as the guest's crun gets it: host sources replaced by guest paths, root set, namespaces
+ * of the host forgotten (a path of the host means nothing in the guest, and the network namespace is
+ * the guest's own).
+ */
+export function toGuestSpec(spec: RunnableSpec, guest: {
+  readonly rootPath: string;
+  readonly guestSources: ReadonlyMap<OciMount, string>;
+  readonly etcFiles: boolean;
+}): RunnableSpec {
+  const mounts = (spec.mounts ?? []).map((mount) => {
+    const source = guest.guestSources.get(mount);
+    return source === undefined ? mount : { ...mount, type: "bind", source };
+  });
+  const missing = guest.etcFiles ? etcFiles.filter((name) => !mounts.some(({ destination }) => destination === `/etc/${name}` || destination === "/etc")) : [];
+  const namespaces = (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "network" && type !== "time").map(({ type }) => ({ type }));
+  return {
+    ...spec,
+    root: { ...spec.root, path: guest.rootPath },
+    // Before the user's own mounts, so that a volume on /etc/hosts wins.
+    mounts: [...missing.map((name): OciMount => ({ destination: `/etc/${name}`, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", "rw"] })), ...mounts],
+    linux: { ...spec.linux, namespaces },
+  };
+}
+
+function isHostMount(mount: OciMount): boolean {
+  const { source = "", destination, options = [] } = mount;
+  const isBind = mount.type === "bind" || options.includes("bind") || options.includes("rbind");
+  if (!isBind || source === "") return false;
+  // /proc and /sys are the guest's; /dev/shm is made in the guest; a device node's guest twin is used.
+  if (/^\/(proc|sys)(\/|$)/.test(source) || destination === "/dev/shm") return false;
+  return !isHostDevice(source);
+}
+
+function isHostDevice(path: string): boolean {
+  if (path !== "/dev" && !path.startsWith("/dev/")) return false;
+  try {
+    const stat = statSync(path);
+    return path === "/dev" || stat.isCharacterDevice() || stat.isBlockDevice();
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) throw new RuntimeError("not_found", `mount source "${path}" does not exist`, { reason: "mount_source_not_found", cause: error });
+    throw RuntimeError.wrap(error, `look at mount source "${path}"`);
+  }
+}

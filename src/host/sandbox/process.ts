@@ -1,0 +1,79 @@
+import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { ProcessIo } from "./process-io.ts";
+
+/** How a process of the sandbox ended; kept until it is deleted. */
+export interface ProcessEnd {
+  /** Exit code, or 128 + signal. */
+  readonly exitStatus: number;
+  readonly exitedAtUnixNanos: bigint;
+  readonly oomKilled: boolean;
+  /** Why it ended when that was not its own doing: `vmm_died`, `agent_lost`; else empty. */
+  readonly reason: string;
+}
+
+/** Longest wait for the output of a process that has ended; after it the exit is announced without the rest. */
+const drainTimeoutMs = 10_000;
+
+/** One process in the guest: a container's init process (empty execId), an exec, or one of the guest's own (empty containerId). */
+export class GuestProcess {
+  readonly containerId: string;
+  readonly execId: string;
+  readonly terminal: boolean;
+  readonly io: ProcessIo;
+  #state: "created" | "running" | "stopped" = "created";
+  #guestPid = 0;
+  #end: ProcessEnd | undefined;
+  #ending = false;
+  readonly #ended = Promise.withResolvers<ProcessEnd>();
+
+  constructor(identity: { readonly containerId: string; readonly execId: string; readonly terminal: boolean }, io: ProcessIo) {
+    this.containerId = identity.containerId;
+    this.execId = identity.execId;
+    this.terminal = identity.terminal;
+    this.io = io;
+  }
+
+  get state(): "created" | "running" | "stopped" { return this.#state; }
+  get guestPid(): number { return this.#guestPid; }
+  get end(): ProcessEnd | undefined { return this.#end; }
+  get stdin(): boolean { return this.io.hasStdin; }
+
+  /** The guest has the process; it runs, or for an init process waits for start. */
+  created(guestPid: number): void {
+    this.#guestPid = guestPid;
+  }
+
+  running(): void {
+    if (this.#state === "created") this.#state = "running";
+  }
+
+  /**
+   * Records the end. It is announced to waiters only when all output has been delivered, or when
+   * that takes too long. Later calls change nothing.
+   */
+  async finish(end: ProcessEnd): Promise<void> {
+    if (this.#ending) return;
+    this.#ending = true;
+    try {
+      if (end.reason === "") await orAbandon(this.io.drained, "drain output", { timeoutMs: drainTimeoutMs });
+    } catch {
+      // The guest did not deliver what it announced: a hostile or broken guest must not hold the waiters.
+    }
+    await this.io.close();
+    this.#state = "stopped";
+    this.#end = end;
+    this.#ended.resolve(end);
+  }
+
+  /** Resolves with the end, before or after it happened, for any number of callers. */
+  async wait(options: WaitOptions = {}): Promise<ProcessEnd> {
+    return orAbandon(this.#ended.promise, `wait for process "${this.execId === "" ? this.containerId : this.execId}"`, options);
+  }
+
+  /** @throws RuntimeError `failed_precondition` before the start, `not_found` (reason `process_finished`) after the end. */
+  requireRunning(operation: string): void {
+    if (this.#state === "created" && this.execId !== "") throw new RuntimeError("failed_precondition", `${operation}: process "${this.execId}" is not started`, { reason: "process_not_started" });
+    if (this.#state === "stopped") throw new RuntimeError("not_found", `${operation}: process already finished`, { reason: "process_finished" });
+  }
+}
