@@ -49,10 +49,10 @@ export class GuestProcess {
   }
 
   /**
-   * Records the end. It is announced to waiters only when all output has been delivered, or when
-   * that takes too long. Later calls change nothing.
+   * Takes the end. It is announced to waiters only when all output has been delivered, or when that
+   * takes too long, and after `record` has put it on disk. Later calls change nothing.
    */
-  async finish(end: ProcessEnd): Promise<void> {
+  async finish(end: ProcessEnd, record: (end: ProcessEnd) => void = () => undefined): Promise<void> {
     if (this.#ending) return;
     this.#ending = true;
     try {
@@ -63,6 +63,7 @@ export class GuestProcess {
     await this.io.close();
     this.#state = "stopped";
     this.#end = end;
+    record(end);
     this.#ended.resolve(end);
   }
 

@@ -1,0 +1,39 @@
+import type { Accelerator } from "../hypervisor/virtual-machine.ts";
+import type { PublishedPort } from "../store/container-store.ts";
+import type { StateFolders } from "../store/paths.ts";
+
+/** What an owner needs to know to make its sandbox; written by the front end before the owner starts (file sandbox.json). */
+export interface SandboxConfig {
+  readonly version: 1;
+  readonly sandboxId: string;
+  readonly folders: StateFolders;
+  readonly hostname: string;
+  readonly accelerator: Accelerator;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  readonly rootImagePath: string;
+  /** Memory of the VM after start: boot memory plus what is plugged. */
+  readonly memoryBytes: number;
+  readonly vcpuCount: number;
+  /** Containers of this sandbox may see host folders; decides the kind of guest memory, which cannot change later. */
+  readonly shares: boolean;
+  readonly network: "none" | "user";
+  readonly ports: readonly PublishedPort[];
+  /** Log at debug level. */
+  readonly debug: boolean;
+}
+
+/** Memory every VM boots with; what a sandbox needs beyond it is plugged. 256 MiB is what the guest boots in comfortably. */
+export const bootMemoryBytes = 256 * 1024 * 1024;
+/** Plugged memory grows in these steps (virtio-mem's block size on x86_64 with 4 KiB pages is 2 MiB; 128 MiB keeps the guest's memory blocks whole). */
+export const memoryStepBytes = 128 * 1024 * 1024;
+/** What the guest itself needs beside its containers: kernel, agent, page tables of plugged memory. */
+export const guestOverheadBytes = 160 * 1024 * 1024;
+/** Memory of a sandbox whose containers name no limit. */
+export const defaultMemoryBytes = 1024 * 1024 * 1024;
+
+/** Memory of the VM for a container limit (0: none), in whole steps. */
+export function sandboxMemoryBytes(containerLimitBytes: number): number {
+  const wanted = containerLimitBytes === 0 ? defaultMemoryBytes : containerLimitBytes + guestOverheadBytes;
+  return Math.max(bootMemoryBytes, Math.ceil(wanted / memoryStepBytes) * memoryStepBytes);
+}
