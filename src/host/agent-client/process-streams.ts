@@ -7,7 +7,7 @@ export interface OutputReceiver {
 
 /** The guest's end of a process's input. */
 export interface StdinSender {
-  /** Resolves when there is room for more. */
+  /** Resolves when there is room for more, or when the stream is closed and the bytes are of no use any more. */
   write(bytes: Uint8Array): Promise<void>;
   end(): void;
   close(): void;

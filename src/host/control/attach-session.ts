@@ -95,7 +95,7 @@ class StdinPump {
     if (offset !== this.#received || end - this.#taken > BigInt(stdioWindowBytes)) throw new RuntimeError("invalid_argument", `attach: stdin at offset ${offset}, expected ${this.#received}, at most ${stdioWindowBytes} bytes ahead of ${this.#taken}`);
     this.#received = end;
     this.#tail = this.#tail.then(async () => {
-      await Promise.race([this.#process.io.writeStdin(bytes), this.#process.wait()]);
+      await this.#process.io.writeStdin(bytes);
       this.#taken = end;
       this.#acknowledge(end);
     });

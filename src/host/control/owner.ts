@@ -1,0 +1,211 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { orAbandon } from "../../shared/base/deadline.ts";
+import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import type { Logger } from "../../shared/base/log.ts";
+import type { RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { CreateOptions } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { Container, RootfsMount } from "../sandbox/container.ts";
+import type { ProcessEnd } from "../sandbox/process.ts";
+import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";
+import { ContainerLogWriter } from "../store/container-log.ts";
+import { ContainerStore, type ContainerStatus } from "../store/container-store.ts";
+import { readBootId } from "../store/host-facts.ts";
+import { EventBroadcast } from "./event-broadcast.ts";
+
+/** Time clients get to read the end of the last container before the owner goes. */
+const lingerMs = 2_000;
+/** Longest config.json we read; Kubernetes' are some 100 KiB. */
+const maxSpecBytes = 4 * 1024 * 1024;
+
+/** What the owner knows of a container beyond what the sandbox does. */
+interface Backing {
+  readonly options: CreateOptions;
+  readonly terminal: boolean;
+}
+
+/**
+ * The state behind the services an owner serves: one sandbox, what is on disk about its containers,
+ * and the rule for when it is all over.
+ */
+export class Owner {
+  readonly log: Logger;
+  readonly events = new EventBroadcast<SandboxEvent & { readonly unixNanos: bigint }>();
+  readonly #backings = new Map<string, Backing>();
+  readonly #starting: Promise<Sandbox>;
+  readonly #store: ContainerStore;
+  readonly #finished = Promise.withResolvers<void>();
+  #attachedClients = 0;
+  #lastDetached: (() => void) | undefined;
+  #sandbox: Sandbox | undefined;
+  #over = false;
+
+  constructor(starting: Promise<Sandbox>, store: ContainerStore, log: Logger) {
+    this.#starting = starting;
+    this.#store = store;
+    this.log = log;
+    starting.then((sandbox) => {
+      this.#sandbox = sandbox;
+      // A VM that ends by itself ends the owner too; by then every process has got its end.
+      void sandbox.ended.then(() => this.finish(0));
+    }, () => { /* whoever started the owner reports it */ });
+  }
+
+  /** Resolves when the sandbox is gone and the owner may exit. */
+  get finished(): Promise<void> {
+    return this.#finished.promise;
+  }
+
+  /** The sandbox, once it is up. @throws whatever kept it from starting. */
+  async ready(): Promise<Sandbox> {
+    return this.#starting;
+  }
+
+  /** The sandbox if it is up, without waiting. */
+  get sandbox(): Sandbox | undefined {
+    return this.#sandbox;
+  }
+
+  readonly onEvent = (event: SandboxEvent): void => {
+    this.events.publish({ ...event, unixNanos: BigInt(Date.now()) * 1_000_000n });
+    if (event.action === "die") this.#containerEnded(event.containerId);
+  };
+
+  /** Writes the end of a container into its folder, before anybody is told of it. */
+  readonly recordEnd = (container: Container, end: ProcessEnd): void => {
+    this.#writeStatus(container, { status: "exited", exitCode: end.exitStatus, oomKilled: end.oomKilled, error: end.reason, finishedAtUnixMs: Number(end.exitedAtUnixNanos / 1_000_000n) });
+  };
+
+  async createContainer(request: { readonly containerId: string; readonly bundle: string; readonly rootfs: readonly RootfsMount[]; readonly terminal: boolean; readonly options: CreateOptions }, timeoutMs: number): Promise<Container> {
+    const { containerId, bundle, rootfs, terminal, options } = request;
+    const sandbox = await this.ready();
+    const spec = readSpec(bundle);
+    const log = options.containerFolder === "" || options.noLog ? undefined : await ContainerLogWriter.open(join(options.containerFolder, "log"));
+    this.#backings.set(containerId, { options, terminal });
+    try {
+      return await sandbox.createContainer({
+        containerId, bundle, spec, rootfs,
+        user: options.user,
+        createCwd: options.createCwd,
+        guestEtcFiles: options.guestEtcFiles,
+        io: { terminal, stdin: options.stdin, log, holdOutput: options.holdOutput },
+        terminalSize: options.terminalSize,
+      }, { timeoutMs });
+    } catch (error) {
+      this.#backings.delete(containerId);
+      await log?.close();
+      throw error;
+    }
+  }
+
+  async startContainer(containerId: string, timeoutMs: number): Promise<Container> {
+    const sandbox = await this.ready();
+    try {
+      const container = await sandbox.startContainer(containerId, { timeoutMs });
+      if (container.state === "running") this.#writeStatus(container, { status: "running", startedAtUnixMs: Date.now(), guestPid: container.init.guestPid });
+      return container;
+    } catch (error) {
+      const container = sandbox.containers.get(containerId);
+      if (container !== undefined) this.#writeStatus(container, { error: describeError(error) });
+      throw error;
+    }
+  }
+
+  /** Writes `paused` or `running` after the guest's freezer has changed. */
+  noteState(container: Container): void {
+    if (container.state === "paused" || container.state === "running") this.#writeStatus(container, { status: container.state });
+  }
+
+  async deleteContainer(containerId: string, timeoutMs: number): Promise<Container> {
+    const sandbox = await this.ready();
+    const container = await sandbox.deleteContainer(containerId, { timeoutMs });
+    const backing = this.#backings.get(containerId);
+    this.#backings.delete(containerId);
+    if (backing?.options.lastOneOut === true) void this.finish(0);
+    return container;
+  }
+
+  /** Counts a client, so that the end of the last container is not announced into the void. */
+  clientAttached(): { readonly detached: () => void } {
+    this.#attachedClients++;
+    return {
+      detached: () => {
+        if (--this.#attachedClients === 0) this.#lastDetached?.();
+      },
+    };
+  }
+
+  /** Stops the sandbox and lets the owner go. Any number of calls. */
+  async finish(stopTimeoutMs: number): Promise<void> {
+    if (this.#over) return this.finished;
+    this.#over = true;
+    try {
+      const sandbox = await this.#starting;
+      await sandbox.stop(stopTimeoutMs);
+      for (const container of sandbox.containers.values()) this.#removeFiles(container);
+    } catch (error) {
+      this.log.info("nothing to stop", { error: describeError(error) });
+    }
+    this.#finished.resolve();
+  }
+
+  /** The last container has ended: clients get its end, then the sandbox goes. */
+  #containerEnded(containerId: string): void {
+    const backing = this.#backings.get(containerId);
+    if (backing?.options.lastOneOut !== true) return;
+    void (async () => {
+      if (this.#attachedClients > 0) {
+        const gone = new Promise<void>((resolve) => { this.#lastDetached = resolve; });
+        await orAbandon(gone, "clients", { timeoutMs: lingerMs }).catch(() => this.log.info("a client did not leave in time"));
+      }
+      // A container that is thrown away needs no orderly end: its disk goes with it.
+      await this.finish(backing.options.autoRemove ? 0 : 5_000);
+    })();
+  }
+
+  #removeFiles(container: Container): void {
+    const backing = this.#backings.get(container.containerId);
+    if (backing?.options.autoRemove !== true) return;
+    const record = this.#store.read(container.containerId);
+    if (record !== undefined) this.#store.remove(record);
+  }
+
+  #writeStatus(container: Container, changes: Partial<ContainerStatus>): void {
+    const backing = this.#backings.get(container.containerId);
+    if (backing === undefined || backing.options.containerFolder === "") return;
+    const sandbox = this.#sandbox;
+    try {
+      this.#store.writeStatus(container.containerId, {
+        ...this.#store.readStatus(container.containerId),
+        bootId: readBootId(),
+        ipAddress: sandbox?.addresses[0]?.split("/")[0] ?? "",
+        ports: sandbox?.config.ports ?? [],
+        ...changes,
+      });
+    } catch (error) {
+      // A full or vanished data folder must not end the workload; `ps` will show what was true before.
+      this.log.error("status not written", { containerId: container.containerId, error: describeError(error) });
+    }
+  }
+}
+
+/** Reads and checks a bundle's config.json. @throws RuntimeError `invalid_argument`. */
+function readSpec(bundle: string): RunnableSpec {
+  const path = join(bundle, "config.json");
+  let value: unknown;
+  try {
+    const bytes = readFileSync(path);
+    if (bytes.length > maxSpecBytes) throw new RuntimeError("invalid_argument", `longer than ${maxSpecBytes} bytes`);
+    value = JSON.parse(bytes.toString());
+  } catch (error) {
+    throw new RuntimeError("invalid_argument", `read spec "${path}"`, { cause: error });
+  }
+  const spec = value as Partial<RunnableSpec> | null; // the fields we rely on are checked here; crun checks the rest
+  if (spec === null || typeof spec !== "object" || !Array.isArray(spec.process?.args) || typeof spec.process.cwd !== "string" || typeof spec.root?.path !== "string") {
+    throw new RuntimeError("invalid_argument", `spec "${path}": needs process.args, process.cwd and root.path`);
+  }
+  if (spec.mounts !== undefined && !(Array.isArray(spec.mounts) && spec.mounts.every((mount) => typeof mount?.destination === "string" && (mount.options === undefined || Array.isArray(mount.options))))) {
+    throw new RuntimeError("invalid_argument", `spec "${path}": mounts must be objects with a destination`);
+  }
+  return spec as RunnableSpec;
+}
