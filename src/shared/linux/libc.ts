@@ -8,9 +8,15 @@ import { RuntimeError, type ErrorCode, codeOf } from "../base/errors.ts";
  * require("koffi") costs 8 to 10 (docs/adr/0002). Node's own node:ffi can replace it here.
  */
 interface Koffi {
-  load(path: string | null): { func(prototype: string): (...args: unknown[]) => number };
+  load(path: string | null): { func(prototype: string): NativeFunction };
   errno(): number;
   address(buffer: Uint8Array): bigint | number;
+}
+
+interface NativeFunction {
+  (...args: unknown[]): number;
+  /** Runs on libuv's thread pool; the last argument is a callback (error, result). */
+  async(...args: unknown[]): void;
 }
 
 /** Errno numbers the callers tell apart (asm-generic; the same on x86_64 and arm64). */
@@ -39,7 +45,7 @@ export class SyscallError extends Error {
 
 let koffi: Koffi | undefined;
 let libc: ReturnType<Koffi["load"]> | undefined;
-const functions = new Map<string, (...args: unknown[]) => number>();
+const functions = new Map<string, NativeFunction>();
 
 /** Where the addon is: beside the bundle in the guest image, in node_modules everywhere else. */
 function addonPath(): string {
@@ -63,13 +69,32 @@ function loadKoffi(): Koffi {
 
 /** Calls a libc function given by its C prototype; returns its result unchecked. `long` and `int` only: koffi has no ssize_t. */
 export function callUnchecked(prototype: string, ...args: unknown[]): number {
+  return nativeFunction(prototype)(...args);
+}
+
+function nativeFunction(prototype: string): NativeFunction {
   let call = functions.get(prototype);
   if (call === undefined) {
     libc ??= loadKoffi().load(null);
     call = libc.func(prototype);
     functions.set(prototype, call);
   }
-  return call(...args);
+  return call;
+}
+
+/**
+ * As {@link call}, but on a thread of libuv's pool, for calls that may sleep (mounting, syncing). It
+ * cannot be cancelled: a call that never returns keeps one of the pool's four threads.
+ */
+export async function callAsync(prototype: string, ...args: unknown[]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    nativeFunction(prototype).async(...args, (error: Error | null, result: number) => {
+      if (error !== null) reject(error);
+      else if (Number(result) !== -1) resolve(result);
+      // koffi keeps the errno of an asynchronous call for the length of its callback.
+      else reject(new SyscallError(/(\w+)\s*\(/.exec(prototype)?.[1] ?? prototype, lastErrno()));
+    });
+  });
 }
 
 /** Calls a libc function and throws a {@link SyscallError} when it returns -1. EINTR is tried again. */

@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess, type StdioOptions } from "node:child_process";
 import type { WaitOptions } from "../base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../base/errors.ts";
+import { trackOwnChild } from "./own-children.ts";
 import { identifyProcess, isAlive, signalProcess, type ProcessIdentity } from "./proc.ts";
 
 /** How a process ended. Exactly one of the two is set. */
@@ -55,6 +56,7 @@ export async function runProcess(file: string, args: readonly string[], options:
     detached: true,
     stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
   });
+  trackOwnChild(child);
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
   let outputBytes = 0;
@@ -111,6 +113,7 @@ export interface StartOptions {
 /** Starts a long-running child that may outlive this process. @throws RuntimeError `not_found` (reason `tool_missing`). */
 export async function startProcess(file: string, args: readonly string[], options: StartOptions): Promise<ManagedProcess> {
   const child = spawn(file, args, { cwd: options.cwd, env: options.env ?? cleanEnvironment(), detached: true, stdio: options.stdio });
+  trackOwnChild(child);
   const exited = exitOf(child, file, "exit");
   exited.catch(() => { /* a failed spawn is reported below; afterwards it cannot fail */ });
   if (child.pid === undefined) {
@@ -164,6 +167,6 @@ async function exitOf(child: ChildProcess, file: string, event: "close" | "exit"
       const missing = isErrnoException(error, "ENOENT");
       reject(new RuntimeError(missing ? "not_found" : "internal", `start ${file}`, { cause: error, ...(missing && { reason: "tool_missing", hint: "run `casemate check` to see what is missing and how to install it" }) }));
     });
-    child.once(event, (exitCode, signal) => resolve({ exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
+    child.once(event, (exitCode: number | null, signal: NodeJS.Signals | null) => resolve({ exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
   });
 }
