@@ -24,12 +24,6 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /** CFS period, microseconds (kernel: Documentation/scheduler/sched-bwc.rst); docker's default. */
 const cpuPeriodMicros = 100_000;
 
-/**
- * Files that the agent writes in the guest for the sandbox (docs/agent.md) and that containers see as
- * docker's do.
- */
-const guestFiles = ["resolv.conf", "hosts", "hostname"] as const;
-
 /** The OCI config of a container made by our own front ends: what docker would make of the same options, inside the guest. */
 export function buildSpec(record: ContainerRecord): RunnableSpec {
   const capabilities = record.privileged ? allCapabilities : defaultCapabilities;
@@ -47,7 +41,7 @@ export function buildSpec(record: ContainerRecord): RunnableSpec {
     },
     root: { path: "rootfs", readonly: record.readOnlyRootfs },
     hostname: record.hostname,
-    mounts: [...systemMounts(record.privileged), ...guestFiles.map(guestFileMount), ...record.volumes.map(volumeMount)],
+    mounts: [...systemMounts(record.privileged), ...record.volumes.map(volumeMount)],
     linux: {
       // The VM is the network's and the host's boundary, so a container shares the guest's network namespace.
       namespaces: [{ type: "pid" }, { type: "ipc" }, { type: "uts" }, { type: "mount" }, { type: "cgroup" }],
@@ -60,9 +54,6 @@ export function buildSpec(record: ContainerRecord): RunnableSpec {
     },
   };
 }
-
-/** Where the agent keeps the sandbox's files in the guest. */
-export const guestFilesFolder = "/run/casemate/sandbox";
 
 function withDefaults(record: ContainerRecord): string[] {
   const has = (name: string): boolean => record.env.some((entry) => entry.startsWith(`${name}=`));
@@ -85,10 +76,6 @@ function systemMounts(privileged: boolean): OciMount[] {
     { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"] },
     { destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"] },
   ];
-}
-
-function guestFileMount(name: (typeof guestFiles)[number]): OciMount {
-  return { destination: `/etc/${name}`, type: "bind", source: `${guestFilesFolder}/${name}`, options: ["bind", "rprivate", "rw"] };
 }
 
 /** A host source: the owner puts it on the sandbox's share and rewrites the source to the guest's path. */
