@@ -1,0 +1,30 @@
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { connectUnix } from "../../shared/linux/unix-socket.ts";
+import { Owner } from "../../shared/protocol/gen/casemate_pb.ts";
+import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
+import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
+import { sandboxPaths, type StateFolders } from "../store/paths.ts";
+
+/** A connection to the owner of one sandbox. */
+export interface OwnerClient {
+  readonly task: ServiceClient<typeof Task>;
+  readonly owner: ServiceClient<typeof Owner>;
+  /** Resolves when the owner has gone. */
+  readonly closed: Promise<unknown>;
+  close(): void;
+}
+
+/** Connects to a sandbox's owner. @throws RuntimeError `unavailable` (reason `no_owner`) when there is none. */
+export async function connectOwner(folders: StateFolders, sandboxId: string): Promise<OwnerClient> {
+  try {
+    const client = TtrpcClient.over(await connectUnix(sandboxPaths(folders, sandboxId).ownerSocket));
+    return {
+      task: createServiceClient(Task, client),
+      owner: createServiceClient(Owner, client),
+      closed: client.closed,
+      close: () => client.close(),
+    };
+  } catch (error) {
+    throw new RuntimeError("unavailable", `connect to the owner of sandbox "${sandboxId}"`, { cause: error, reason: "no_owner" });
+  }
+}

@@ -1,0 +1,82 @@
+import type { ExecSpec, Owner as OwnerApi } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
+import type { GuestProcess } from "../sandbox/process.ts";
+import { attachSession } from "./attach-session.ts";
+import type { Owner } from "./owner.ts";
+
+/** Limit of one call into the guest that should be quick. */
+const guestCallTimeoutMs = 30_000;
+
+/** Our own service over one owner: stdio, inspection, events, stop, and processes in the guest itself. */
+export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerApi> {
+  return {
+    async *attach(inputs) {
+      const sandbox = await owner.ready();
+      const client = owner.clientAttached();
+      try {
+        yield* attachSession(inputs, {
+          process: (containerId, execId) => sandbox.process(containerId, execId),
+          resize: (process: GuestProcess, size) => sandbox.resize(process.containerId, process.execId, size, { timeoutMs: guestCallTimeoutMs }),
+        }, owner.log);
+      } finally {
+        client.detached();
+      }
+    },
+    inspect() {
+      const { sandbox } = owner;
+      if (sandbox === undefined) return { ownerPid: process.pid, state: "starting" };
+      return {
+        sandboxId: sandbox.config.sandboxId,
+        ownerPid: process.pid,
+        vmmPid: sandbox.vm.identity.pid,
+        accelerator: sandbox.vm.accelerator,
+        memoryBytes: BigInt(sandbox.config.memoryBytes),
+        vcpuCount: sandbox.config.vcpuCount,
+        startedBy: "cold",
+        state: "running",
+        guestKernel: sandbox.guestKernel,
+        bootMs: BigInt(Math.round(sandbox.timings.reduce((end, timing) => Math.max(end, timing.startMs + timing.durationMs), 0))),
+        containers: [...sandbox.containers.values()].map((container) => ({
+          containerId: container.containerId,
+          status: container.state,
+          guestPid: container.init.guestPid,
+          execIds: [...container.execs.keys()],
+          ipAddress: sandbox.addresses[0] ?? "",
+        })),
+      };
+    },
+    async *events(_request, { signal }) {
+      for await (const event of owner.events.subscribe(signal)) yield { ...event, attributes: { ...event.attributes } };
+    },
+    async stop(request) {
+      await owner.finish(request.timeoutMs);
+      return {};
+    },
+    async execVm(request) {
+      const sandbox = await owner.ready();
+      const { spec } = request;
+      if (spec === undefined) throw new RuntimeError("invalid_argument", "exec in the guest: no spec");
+      sandbox.registerExec({
+        containerId: "",
+        execId: request.execId,
+        process: { ...parseProcess(spec), terminal: request.terminal },
+        user: spec.user,
+        io: { terminal: request.terminal, stdin: spec.stdin, log: undefined, holdOutput: spec.holdOutput },
+        terminalSize: spec.terminalSize,
+      });
+      await sandbox.startExec("", request.execId, { timeoutMs: guestCallTimeoutMs });
+      return {};
+    },
+  };
+}
+
+/** Parses the process of a caller on our private socket. */
+function parseProcess(spec: ExecSpec): OciProcess {
+  try {
+    return JSON.parse(Buffer.from(spec.processJson).toString()) as OciProcess; // the agent checks its fields
+  } catch (error) {
+    throw new RuntimeError("invalid_argument", "parse process", { cause: error });
+  }
+}

@@ -1,0 +1,84 @@
+import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError, type ErrorCode, isErrnoException } from "../../shared/base/errors.ts";
+import { cleanEnvironment, startProcess } from "../../shared/linux/run-process.ts";
+import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { packageRoot } from "../config/package-root.ts";
+import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { sandboxPaths } from "../store/paths.ts";
+
+/** What the owner says on its ready line. */
+interface ReadyLine {
+  readonly ready?: true;
+  readonly warnings?: readonly string[];
+  readonly error?: { readonly code: ErrorCode; readonly message: string; readonly reason?: string; readonly hint?: string };
+}
+
+/** How much of a dead owner's log goes into the error. */
+const logTailBytes = 2_000;
+
+/**
+ * Starts the owner of a new sandbox, detached, under its supervisor, and waits until the sandbox is
+ * up. Returns what the user should be warned of.
+ * @throws RuntimeError what kept the sandbox from starting, with the guest's last console lines.
+ */
+export async function startOwner(config: SandboxConfig, options: WaitOptions): Promise<readonly string[]> {
+  const paths = sandboxPaths(config.folders, config.sandboxId);
+  claimFolder(paths.folder, config.sandboxId);
+  const log = openSync(paths.ownerLog, "a", 0o600);
+  try {
+    writeFileAtomic(paths.state, JSON.stringify(config, undefined, 1));
+    const root = packageRoot();
+    const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [process.execPath, join(root, "dist/owner.js"), paths.folder], {
+      stdio: ["ignore", log, log, "pipe"],
+      cwd: "/",
+      env: { ...cleanEnvironment(), CASEMATE_RESOURCE: `${config.sandboxId}/owner` },
+    });
+    supervisor.child.unref();
+    const line = supervisor.child.stdio[3] as Readable; // a pipe, as asked for above
+    try {
+      return await orAbandon(readReadyLine(line, paths.ownerLog), `start sandbox "${config.sandboxId}"`, options);
+    } finally {
+      line.destroy();
+    }
+  } catch (error) {
+    // An owner that failed has removed the folder itself; one that is still starting goes on and is stopped by whoever finds it.
+    throw RuntimeError.is(error) ? error : RuntimeError.wrap(error, `start owner of sandbox "${config.sandboxId}"`);
+  } finally {
+    closeSync(log);
+  }
+}
+
+function claimFolder(folder: string, sandboxId: string): void {
+  try {
+    mkdirSync(join(folder, ".."), { recursive: true, mode: 0o711 });
+    mkdirSync(folder, { mode: 0o711 }); // helpers with other uids pass through; every file in it is 0600
+  } catch (error) {
+    if (isErrnoException(error, "EEXIST")) throw new RuntimeError("already_exists", `sandbox "${sandboxId}" exists already`);
+    throw RuntimeError.wrap(error, `make the run folder of sandbox "${sandboxId}"`);
+  }
+}
+
+async function readReadyLine(stream: Readable, ownerLog: string): Promise<readonly string[]> {
+  let text = "";
+  for await (const chunk of stream) {
+    text += String(chunk);
+    if (text.includes("\n")) break;
+  }
+  if (!text.includes("\n")) throw new RuntimeError("unavailable", `the owner ended before the sandbox was up: ${readTail(ownerLog)}`, { reason: "owner_died" });
+  const line = JSON.parse(text) as ReadyLine; // written by owner-main.ts of the same package
+  if (line.error !== undefined) throw new RuntimeError(line.error.code, line.error.message, { reason: line.error.reason, hint: line.error.hint });
+  return line.warnings ?? [];
+}
+
+function readTail(path: string): string {
+  try {
+    return readFileSync(path, "utf8").slice(-logTailBytes).trim();
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return "no log";
+    throw error;
+  }
+}
+
