@@ -1,5 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import { PushQueue } from "../../shared/base/push-queue.ts";
 import type { Logger } from "../../shared/base/log.ts";
 import type { AttachInput, AttachOutputSchema } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { GuestProcess } from "../sandbox/process.ts";
@@ -24,7 +25,7 @@ export async function* attachSession(inputs: AsyncIterable<AttachInput>, target:
   if (first.done === true || first.value.kind.case !== "open") throw new RuntimeError("invalid_argument", "attach: the first message must be `open`");
   const open = first.value.kind.value;
   const process = target.process(open.containerId, open.execId);
-  const queue = new OutputQueue();
+  const queue = new PushQueue<OutputInit>();
   const attachment = open.output ? process.io.attach({
     output: (fd, offset, bytes) => queue.push({ kind: { case: "output", value: { fd, offset: BigInt(offset), bytes } } }),
     outputEnd: (fd, offset) => queue.push({ kind: { case: "outputEnd", value: { fd, offset: BigInt(offset) } } }),
@@ -32,11 +33,11 @@ export async function* attachSession(inputs: AsyncIterable<AttachInput>, target:
   queue.push({ kind: { case: "opened", value: {} } });
   void pumpInput(iterator, process, attachment, queue, target).catch((error: unknown) => {
     log.debug("attached client's input ended", { error: describeError(error) });
-    queue.close(); // a client that breaks the protocol or is gone
+    queue.end(); // a client that breaks the protocol or is gone
   });
   void process.wait().then((end) => {
     queue.push({ kind: { case: "exit", value: { exitStatus: end.exitStatus, exitedAtUnixNanos: end.exitedAtUnixNanos, oomKilled: end.oomKilled, reason: end.reason } } });
-    queue.close();
+    queue.end();
   });
   try {
     yield* queue;
@@ -46,7 +47,7 @@ export async function* attachSession(inputs: AsyncIterable<AttachInput>, target:
 }
 
 /** Handles what the client sends until it stops sending. The end of its messages is a detach of its input only. */
-async function pumpInput(iterator: AsyncIterator<AttachInput>, process: GuestProcess, attachment: Attachment | undefined, queue: OutputQueue, target: AttachTarget): Promise<void> {
+async function pumpInput(iterator: AsyncIterator<AttachInput>, process: GuestProcess, attachment: Attachment | undefined, queue: PushQueue<OutputInit>, target: AttachTarget): Promise<void> {
   const stdin = new StdinPump(process, (offset) => queue.push({ kind: { case: "stdinAck", value: { fd: 0, offset } } }));
   for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) {
     const { kind } = next.value;
@@ -105,33 +106,3 @@ class StdinPump {
     this.#tail = this.#tail.then(() => this.#process.io.endStdin());
   }
 }
-
-/** Messages for one client, in order, until closed. */
-class OutputQueue implements AsyncIterable<OutputInit> {
-  #messages: OutputInit[] = [];
-  #closed = false;
-  #wake: (() => void) | undefined;
-
-  push(message: OutputInit): void {
-    if (this.#closed) return;
-    this.#messages.push(message);
-    this.#wake?.();
-  }
-
-  close(): void {
-    this.#closed = true;
-    this.#wake?.();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<OutputInit> {
-    for (;;) {
-      const batch = this.#messages;
-      this.#messages = [];
-      yield* batch;
-      if (this.#messages.length > 0) continue;
-      if (this.#closed) return;
-      await new Promise<void>((resolve) => { this.#wake = resolve; });
-    }
-  }
-}
-

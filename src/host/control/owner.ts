@@ -179,7 +179,7 @@ export class Owner {
         ...this.#store.readStatus(container.containerId),
         bootId: readBootId(),
         ipAddress: sandbox?.addresses[0]?.split("/")[0] ?? "",
-        ports: sandbox?.config.ports ?? [],
+        ports: sandbox?.ports ?? [],
         ...changes,
       });
     } catch (error) {

@@ -6,6 +6,7 @@ import type { Guest } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { ServiceClient } from "../../shared/ttrpc/client.ts";
 import type { ProcessStreams } from "../agent-client/process-streams.ts";
 import type { NicSpec, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
+import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger } from "../store/ledger.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 
@@ -36,6 +37,7 @@ export interface GuestNetwork {
 export interface SandboxNetwork {
   readonly nic: NicSpec;
   readonly guest: GuestNetwork;
+  readonly ports: readonly PublishedPort[];
   /** Things the user should know, e.g. that there is no uplink. */
   readonly warnings: readonly string[];
 }

@@ -1,5 +1,5 @@
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
-import type { PublishedPort } from "../store/container-store.ts";
+import type { PublishRequest } from "../store/container-store.ts";
 import type { StateFolders } from "../store/paths.ts";
 
 /** What an owner needs to know to make its sandbox; written by the front end before the owner starts (file sandbox.json). */
@@ -18,7 +18,7 @@ export interface SandboxConfig {
   /** Containers of this sandbox may see host folders; decides the kind of guest memory, which cannot change later. */
   readonly shares: boolean;
   readonly network: "none" | "user";
-  readonly ports: readonly PublishedPort[];
+  readonly ports: readonly PublishRequest[];
   /** Log at debug level. */
   readonly debug: boolean;
 }

@@ -7,6 +7,7 @@ import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
 import type { Event, HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import { DiskPool } from "../device/disk-pool.ts";
 import type { VirtualMachine, VmExit } from "../hypervisor/virtual-machine.ts";
+import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger } from "../store/ledger.ts";
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentConnection, SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
@@ -72,6 +73,7 @@ export class Sandbox {
   readonly timings: readonly StepTiming[];
   readonly warnings: readonly string[];
   readonly addresses: readonly string[];
+  readonly ports: readonly PublishedPort[];
   readonly containers = new Map<string, Container>();
   /** Processes in the guest itself. */
   readonly vmProcesses = new Map<string, GuestProcess>();
@@ -97,6 +99,7 @@ export class Sandbox {
     this.timings = parts.timings;
     this.warnings = parts.network?.warnings ?? [];
     this.addresses = parts.network?.guest.addresses ?? [];
+    this.ports = parts.network?.ports ?? [];
     this.#context = context;
     this.#connection = parts.connection;
     this.#shares = parts.shares;

@@ -4,12 +4,21 @@ import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { containerPaths, type StateFolders } from "./paths.ts";
 
-/** A published port as the user asked for it. */
+/** A port as the user asked for it. */
+export interface PublishRequest {
+  readonly protocol: "tcp" | "udp";
+  /** Empty: all addresses. */
+  readonly hostAddress: string;
+  /** Host ports that will do, first and last; undefined: any free one. */
+  readonly hostPorts?: { readonly first: number; readonly last: number } | undefined;
+  readonly containerPort: number;
+}
+
+/** A port as it was published. */
 export interface PublishedPort {
   readonly protocol: "tcp" | "udp";
   /** Empty: all addresses. */
   readonly hostAddress: string;
-  /** 0: any free port; the owner replaces it by the one it got. */
   readonly hostPort: number;
   readonly containerPort: number;
 }
@@ -53,7 +62,7 @@ export interface ContainerRecord {
   readonly readOnlyRootfs: boolean;
   readonly privileged: boolean;
   readonly network: "none" | "user";
-  readonly ports: readonly PublishedPort[];
+  readonly ports: readonly PublishRequest[];
   readonly volumes: readonly ContainerVolume[];
   /** 0: no limit of its own. */
   readonly memoryBytes: number;

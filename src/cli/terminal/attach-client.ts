@@ -1,0 +1,131 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import type { AttachInputSchema, AttachOutput } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { OwnerClient } from "../../host/control/owner-client.ts";
+import { DetachKeyFilter } from "./detach-keys.ts";
+import { PushQueue } from "../../shared/base/push-queue.ts";
+
+type Input = MessageInitShape<typeof AttachInputSchema>;
+
+/** How an attached process ended, or that the user left it running. */
+export type AttachEnd =
+  | { readonly type: "exit"; readonly exitStatus: number; readonly oomKilled: boolean; readonly reason: string }
+  | { readonly type: "detached" }
+  /** Whoever read our output has gone. */
+  | { readonly type: "output_closed" };
+
+/** The caller's end of an attachment. */
+export interface AttachStreams {
+  /** Undefined: no input is sent. */
+  readonly stdin: NodeJS.ReadableStream | undefined;
+  readonly stdout: NodeJS.WritableStream;
+  readonly stderr: NodeJS.WritableStream;
+  /** Keys that leave the process running; undefined: none. */
+  readonly detachKeys: Uint8Array | undefined;
+}
+
+/** How far input may run ahead of the owner, and the largest piece sent. */
+const windowBytes = 256 * 1024;
+const pieceBytes = 64 * 1024;
+
+/**
+ * Connects this program's streams with a process: back-pressure goes both ways, so neither a slow
+ * reader here nor a process that does not read makes anything grow.
+ */
+export class AttachClient {
+  readonly #inputs = new PushQueue<Input>();
+  readonly #outputs: AsyncIterator<AttachOutput>;
+  readonly #streams: AttachStreams;
+  #sent = 0;
+  #taken = 0;
+  #roomMade: (() => void) | undefined;
+  #left: AttachEnd | undefined;
+  readonly #writes = new Map<number, Promise<void>>();
+
+  private constructor(streams: AttachStreams, outputs: AsyncIterable<AttachOutput>, inputs: PushQueue<Input>) {
+    this.#streams = streams;
+    this.#inputs = inputs;
+    this.#outputs = outputs[Symbol.asyncIterator]();
+  }
+
+  /** Resolves when the owner has attached us, so that a start after it loses no output. */
+  static async open(client: OwnerClient, process: { readonly containerId: string; readonly execId: string }, streams: AttachStreams): Promise<AttachClient> {
+    const inputs = new PushQueue<Input>();
+    inputs.push({ kind: { case: "open", value: { ...process, stdin: streams.stdin !== undefined, output: true } } });
+    const attach = new AttachClient(streams, client.owner.attach(inputs), inputs);
+    const opened = await attach.#outputs.next();
+    if (opened.done === true || opened.value.kind.case !== "opened") throw new RuntimeError("internal", "attach: the owner did not answer");
+    return attach;
+  }
+
+  resize(size: { readonly rows: number; readonly columns: number }): void {
+    this.#inputs.push({ kind: { case: "resize", value: size } });
+  }
+
+  /** Moves bytes until the process has ended or the user has left. */
+  async run(): Promise<AttachEnd> {
+    if (this.#streams.stdin !== undefined) void this.#sendInput(this.#streams.stdin);
+    for (let next = await this.#outputs.next(); next.done !== true; next = await this.#outputs.next()) {
+      const { kind } = next.value;
+      if (kind.case === "output") this.#write(kind.value.fd, Number(kind.value.offset), kind.value.bytes);
+      else if (kind.case === "stdinAck") this.#makeRoom(Number(kind.value.offset));
+      else if (kind.case === "exit") {
+        await Promise.all(this.#writes.values());
+        this.#inputs.end();
+        const { exitStatus, oomKilled, reason } = kind.value;
+        return { type: "exit", exitStatus, oomKilled, reason };
+      }
+    }
+    if (this.#left !== undefined) return this.#left;
+    throw new RuntimeError("unavailable", "the owner went away while attached", { reason: "owner_lost" });
+  }
+
+  #leave(how: AttachEnd): void {
+    this.#left ??= how;
+    this.#inputs.end();
+    void this.#outputs.return?.();
+  }
+
+  /** Writes in order per stream without holding up the other stream, and acknowledges what was taken. */
+  #write(fd: number, offset: number, bytes: Uint8Array): void {
+    const stream = fd === 2 ? this.#streams.stderr : this.#streams.stdout;
+    const before = this.#writes.get(fd) ?? Promise.resolve();
+    this.#writes.set(fd, before.then(() => new Promise<void>((resolve) => {
+      stream.write(bytes, (error) => {
+        if (error !== null && error !== undefined) this.#leave({ type: "output_closed" });
+        else this.#inputs.push({ kind: { case: "ack", value: { fd, offset: BigInt(offset + bytes.length) } } });
+        resolve();
+      });
+    })));
+  }
+
+  #makeRoom(taken: number): void {
+    this.#taken = taken;
+    this.#roomMade?.();
+  }
+
+  async #sendInput(stdin: NodeJS.ReadableStream): Promise<void> {
+    const filter = this.#streams.detachKeys === undefined ? undefined : new DetachKeyFilter(this.#streams.detachKeys);
+    try {
+      for await (const chunk of stream(stdin)) {
+        const { pass, detach } = filter?.push(chunk) ?? { pass: chunk, detach: false };
+        for (let at = 0; at < pass.length; at += pieceBytes) await this.#sendPiece(pass.subarray(at, at + pieceBytes));
+        if (detach) return this.#leave({ type: "detached" });
+      }
+    } catch (error) {
+      // A terminal that went away (EIO after a hang-up) is the end of input.
+      if (!isErrnoException(error)) throw error;
+    }
+    this.#inputs.push({ kind: { case: "stdinEnd", value: { fd: 0, offset: BigInt(this.#sent) } } });
+  }
+
+  async #sendPiece(bytes: Uint8Array): Promise<void> {
+    while (this.#sent + bytes.length - this.#taken > windowBytes) await new Promise<void>((resolve) => { this.#roomMade = resolve; });
+    this.#inputs.push({ kind: { case: "stdin", value: { fd: 0, offset: BigInt(this.#sent), bytes } } });
+    this.#sent += bytes.length;
+  }
+}
+
+async function* stream(input: NodeJS.ReadableStream): AsyncGenerator<Uint8Array> {
+  for await (const chunk of input) yield typeof chunk === "string" ? Buffer.from(chunk) : chunk;
+}
