@@ -1,0 +1,79 @@
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { publishExposed } from "../network/publish.ts";
+import type { ImageConfig } from "../storage/images/image-config.ts";
+import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import type { StateFolders } from "../store/paths.ts";
+import { buildSpec } from "./build-spec.ts";
+import { checkResources, mergeEnv, resolveEnv, type ContainerOptions } from "./container-options.ts";
+import { newContainerId, newContainerName, newSandboxId } from "./names.ts";
+
+/** An image as a container needs it. */
+export interface ContainerImage {
+  readonly id: string;
+  readonly manifestDigest: string;
+  readonly config: ImageConfig;
+  readonly rootfs: { readonly path: string; readonly fsType: string };
+}
+
+/** docker's time between the stop signal and SIGKILL. */
+const defaultStopTimeoutMs = 10_000;
+/** How often a made-up name may collide before we give up. */
+const nameTries = 10;
+
+/** Makes a container on disk; nothing runs yet. The name is claimed here. */
+export function createContainer(folders: StateFolders, options: ContainerOptions, image: ContainerImage): ContainerRecord {
+  checkResources(options);
+  const store = new ContainerStore(folders);
+  for (let tries = 1; ; tries++) {
+    const record = toRecord(options, image, options.name ?? newContainerName());
+    try {
+      store.create(record, buildSpec(record));
+      return record;
+    } catch (error) {
+      if (options.name !== undefined || tries >= nameTries || !(RuntimeError.is(error) && error.reason === "name_taken")) throw error;
+    }
+  }
+}
+
+function toRecord(options: ContainerOptions, image: ContainerImage, name: string): ContainerRecord {
+  const { config } = image;
+  const containerId = newContainerId();
+  // docker: an entrypoint of the caller's own drops the image's command.
+  const entrypoint = options.entrypoint === undefined ? config.entrypoint : options.entrypoint === "" ? [] : [options.entrypoint];
+  const command = options.command.length > 0 || options.entrypoint !== undefined ? options.command : config.cmd;
+  if (entrypoint.length + command.length === 0) throw new RuntimeError("invalid_argument", `image "${options.image}" names no command`, { reason: "no_command", hint: "give a command after the image" });
+  const network = options.network ?? "user";
+  const ports = [...options.ports ?? [], ...(options.publishAll ? publishExposed(config.exposedPorts) : [])];
+  if (network === "none" && ports.length > 0) throw new RuntimeError("invalid_argument", "ports cannot be published with --network none", { reason: "no_network", hint: "leave out --network none or -p" });
+  return {
+    version: 1,
+    containerId,
+    sandboxId: newSandboxId(),
+    name,
+    createdAtUnixMs: Date.now(),
+    image: options.image,
+    imageId: image.id,
+    imageDigest: image.manifestDigest,
+    rootfs: [image.rootfs],
+    command,
+    entrypoint,
+    env: mergeEnv(config.env, resolveEnv(options.env ?? [], process.env)),
+    workingDir: options.workingDir ?? config.workingDir,
+    user: options.user ?? config.user,
+    hostname: options.hostname ?? containerId.slice(0, 12),
+    terminal: options.terminal ?? false,
+    openStdin: options.openStdin ?? false,
+    autoRemove: options.autoRemove ?? false,
+    readOnlyRootfs: options.readOnlyRootfs ?? false,
+    privileged: options.privileged ?? false,
+    network,
+    ports,
+    volumes: options.volumes ?? [],
+    memoryBytes: options.memoryBytes ?? 0,
+    cpus: options.cpus ?? 0,
+    stopSignal: options.stopSignal ?? (config.stopSignal === "" ? "SIGTERM" : config.stopSignal),
+    stopTimeoutMs: options.stopTimeoutMs ?? defaultStopTimeoutMs,
+    labels: { ...config.labels, ...options.labels },
+    coldBoot: options.coldBoot ?? false,
+  };
+}

@@ -1,0 +1,20 @@
+import { randomBytes, randomInt } from "node:crypto";
+
+const adjectives = ["amber", "brave", "calm", "clever", "eager", "fair", "gentle", "glad", "keen", "kind", "lively", "lucid", "mellow", "neat", "nimble", "patient", "proud", "quick", "quiet", "ready", "sharp", "shiny", "snug", "steady", "sunny", "tidy", "warm", "wise", "witty", "zesty"];
+const nouns = ["anvil", "badger", "beacon", "birch", "brook", "cedar", "comet", "coral", "crane", "ember", "falcon", "fern", "finch", "harbor", "heron", "island", "lantern", "maple", "meadow", "otter", "pebble", "pine", "quartz", "raven", "reef", "river", "sparrow", "summit", "thistle", "willow"];
+
+/** A container id: 64 hexadecimal digits, as docker's. */
+export function newContainerId(): string {
+  return randomBytes(32).toString("hex");
+}
+
+/** A sandbox id: short enough for socket paths. */
+export function newSandboxId(): string {
+  return randomBytes(8).toString("hex");
+}
+
+/** A name for a container whose user gave none, e.g. `calm_otter42`. */
+export function newContainerName(): string {
+  const pick = (words: readonly string[]): string => words[randomInt(words.length)] ?? "casemate";
+  return `${pick(adjectives)}_${pick(nouns)}${randomInt(100)}`;
+}

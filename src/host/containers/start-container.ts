@@ -1,0 +1,90 @@
+import { create } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
+import { Deadline, type WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { CreateOptionsSchema } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { Accelerator } from "../hypervisor/virtual-machine.ts";
+import type { GuestImage } from "../guest-image/guest-image.ts";
+import { ensureWritableLayer } from "../storage/writable-layer.ts";
+import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
+import { startOwner } from "../control/start-owner.ts";
+import { sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import { containerPaths, type StateFolders } from "../store/paths.ts";
+
+/** What every start on this host has in common. */
+export interface HostSetup {
+  readonly folders: StateFolders;
+  readonly guestImage: GuestImage;
+  readonly accelerator: Accelerator;
+  readonly debug: boolean;
+}
+
+/** A container that is made in its VM and waits for its start. */
+export interface PreparedContainer {
+  readonly client: OwnerClient;
+  readonly warnings: readonly string[];
+}
+
+/** How the caller will use the container's stdio. */
+export interface StdioPlan {
+  /** A client attaches and may send input. */
+  readonly stdin: boolean;
+  readonly terminalSize?: { readonly rows: number; readonly columns: number };
+}
+
+/** Boots a sandbox for the container and makes the container in it. Its process waits for `task.start`. */
+export async function prepareContainer(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, options: WaitOptions): Promise<PreparedContainer> {
+  const { folders } = setup;
+  const status = new ContainerStore(folders).readStatus(record.containerId);
+  if (status.status === "running" || status.status === "paused") throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
+  const deadline = Deadline.after(options.timeoutMs);
+  const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
+  const disk = containerPaths(folders, record.containerId).disk;
+  // Side by side: the disk is small work, the boot is long.
+  const [warnings] = await Promise.all([startOwner(sandboxConfig(record, setup), remaining()), ensureWritableLayer(folders, disk)]);
+  const client = await connectOwner(folders, record.sandboxId);
+  try {
+    await client.task.create({
+      id: record.containerId,
+      bundle: containerPaths(folders, record.containerId).folder,
+      rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
+      terminal: record.terminal,
+      options: anyPack(CreateOptionsSchema, create(CreateOptionsSchema, {
+        user: record.user,
+        createCwd: true,
+        stdin: stdio.stdin,
+        ...(stdio.terminalSize && { terminalSize: { ...stdio.terminalSize } }),
+        containerFolder: containerPaths(folders, record.containerId).folder,
+        autoRemove: record.autoRemove,
+        lastOneOut: true,
+        guestEtcFiles: true,
+      })),
+    }, remaining());
+    return { client, warnings };
+  } catch (error) {
+    await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs; the owner logs its own */ });
+    client.close();
+    throw error;
+  }
+}
+
+function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig {
+  const { guestImage } = setup;
+  return {
+    version: 1,
+    sandboxId: record.sandboxId,
+    folders: setup.folders,
+    hostname: record.hostname,
+    accelerator: setup.accelerator,
+    kernelPath: guestImage.kernelPath,
+    initramfsPath: guestImage.initramfsPath,
+    rootImagePath: guestImage.rootImagePath,
+    memoryBytes: sandboxMemoryBytes(record.memoryBytes),
+    vcpuCount: Math.max(1, Math.ceil(record.cpus)),
+    shares: record.volumes.length > 0,
+    network: record.network,
+    ports: record.ports,
+    debug: setup.debug,
+  };
+}
