@@ -70,3 +70,18 @@ export async function connectUnix(path: string): Promise<Socket> {
     if (folder !== undefined) closeSync(folder);
   }
 }
+
+/** Connects to a listening stream socket and returns the bare descriptor, close-on-exec, for handing to another program. */
+export function connectUnixFd(path: string): number {
+  const fd = call("int socket(int, int, int)", AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  try {
+    withShortPath(path, (short) => {
+      const address = sockaddr(short);
+      call("int connect(int, void *, unsigned int)", fd, address, address.length);
+    });
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw RuntimeError.wrap(error, `connect to socket "${path}"`);
+  }
+}
