@@ -1,0 +1,149 @@
+import { type Command, Option } from "commander";
+import { resolve } from "node:path";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { ContainerOptions } from "../../host/containers/container-options.ts";
+import { parsePublish } from "../../host/network/publish.ts";
+import { parseVolume } from "../../host/storage/shares/parse-volume.ts";
+import type { StateFolders } from "../../host/store/paths.ts";
+import { collect } from "../command.ts";
+import { parseSize } from "../format/size.ts";
+
+/** What the parser leaves of the options that `run` and `create` share. */
+export interface RunFlags {
+  readonly interactive?: boolean;
+  readonly tty?: boolean;
+  readonly rm?: boolean;
+  readonly name?: string;
+  readonly env?: readonly string[];
+  readonly workdir?: string;
+  readonly user?: string;
+  readonly entrypoint?: string;
+  readonly volume?: readonly string[];
+  readonly readOnly?: boolean;
+  readonly privileged?: boolean;
+  readonly publish?: readonly string[];
+  readonly publishAll?: boolean;
+  readonly network?: string;
+  readonly cpus?: string;
+  readonly memory?: string;
+  readonly hostname?: string;
+  readonly label?: readonly string[];
+  readonly stopSignal?: string;
+  readonly stopTimeout?: string;
+  readonly template?: string;
+  readonly quiet?: boolean;
+}
+
+/** docker options that cannot mean anything here, with what to use instead; refused rather than ignored. */
+const refused: Readonly<Record<string, string>> = {
+  "--link <name>": "containers in different VMs do not share a network: publish a port with -p and connect to it",
+  "--network-alias <name>": "there are no named networks: publish a port with -p",
+  "--ip <address>": "a sandbox gets its address by itself: publish a port with -p",
+  "--pid <mode>": "a container cannot see the host's processes from inside its VM; `casemate exec --vm` shows the guest's",
+  "--ipc <mode>": "a container cannot share the host's IPC from inside its VM",
+  "--uts <mode>": "a container cannot share the host's names from inside its VM; use --hostname",
+  "--userns <mode>": "the VM is the boundary; use -u for another user",
+  "--device <device>": "host devices cannot be given to a VM yet",
+  "--gpus <gpus>": "host devices cannot be given to a VM yet",
+  "--volumes-from <container>": "name the volumes with -v",
+  "--cgroup-parent <path>": "the container's cgroup is in the guest",
+  "--isolation <mode>": "every container has a VM of its own",
+  "--runtime <name>": "every container has a VM of its own",
+};
+
+/** Defines the options of `run` and `create`. */
+export function defineRunOptions(command: Command): Command {
+  command
+    .argument("<image>", "image to run, e.g. busybox or docker.io/library/alpine:3")
+    .argument("[command...]", "command and arguments; default: the image's")
+    .passThroughOptions()
+    .option("-i, --interactive", "keep standard input open")
+    .option("-t, --tty", "give the container a terminal")
+    .option("--rm", "remove the container when it has ended")
+    .option("--name <name>", "name of the container; default: one made up")
+    .option("-e, --env <name=value>", "set an environment variable; NAME alone takes yours", collect)
+    .option("-w, --workdir <dir>", "working directory in the container")
+    .option("-u, --user <user[:group]>", "user by name or number")
+    .option("--entrypoint <program>", "run this instead of the image's entrypoint; \"\" for none")
+    .option("-v, --volume <host:container[:ro]>", "show a host folder, file or named volume to the container", collect)
+    .option("--read-only", "make the root file system read-only")
+    .option("--privileged", "give the container all rights in its guest (never on the host)")
+    .option("-p, --publish <[ip:]host:container[/udp]>", "make a port of the container reachable on the host", collect)
+    .option("-P, --publish-all", "publish every port the image exposes on a free host port")
+    .option("--network <mode>", "\"user\" (default: outgoing connections and published ports) or \"none\"")
+    .option("--cpus <number>", "most CPUs the container may use, e.g. 1.5")
+    .option("-m, --memory <size>", "most memory the container may use, e.g. 512m or 2g")
+    .option("-h, --hostname <name>", "host name; default: the container's short id")
+    .option("-l, --label <name=value>", "set a label", collect)
+    .option("--stop-signal <signal>", "signal that asks the container to end; default: the image's, or SIGTERM")
+    .option("--stop-timeout <seconds>", "time between that signal and SIGKILL; default: 10")
+    .addOption(new Option("--template <mode>", "how the VM starts").choices(["auto", "off"]))
+    .option("-q, --quiet", "print no notes about the VM")
+    .helpOption("--help", "show this help");
+  for (const flags of Object.keys(refused)) command.addOption(new Option(flags).hideHelp());
+  return command;
+}
+
+/** What the options mean. @throws RuntimeError `invalid_argument` naming the option. */
+export function toContainerOptions(image: string, command: readonly string[], flags: RunFlags, folders: StateFolders): ContainerOptions {
+  refuseOptions(flags);
+  return {
+    image,
+    command,
+    env: flags.env ?? [],
+    terminal: flags.tty ?? false,
+    openStdin: flags.interactive ?? false,
+    autoRemove: flags.rm ?? false,
+    readOnlyRootfs: flags.readOnly ?? false,
+    privileged: flags.privileged ?? false,
+    publishAll: flags.publishAll ?? false,
+    network: toNetwork(flags.network),
+    ports: (flags.publish ?? []).flatMap((text) => parsePublish(text)),
+    volumes: (flags.volume ?? []).map((text) => parseVolume(text, { cwd: resolve("."), folders })),
+    labels: Object.fromEntries((flags.label ?? []).map(splitLabel)),
+    coldBoot: flags.template === "off",
+    ...(flags.name !== undefined && { name: flags.name }),
+    ...(flags.workdir !== undefined && { workingDir: toWorkingDir(flags.workdir) }),
+    ...(flags.user !== undefined && { user: flags.user }),
+    ...(flags.entrypoint !== undefined && { entrypoint: flags.entrypoint }),
+    ...(flags.hostname !== undefined && { hostname: toHostname(flags.hostname) }),
+    ...(flags.cpus !== undefined && { cpus: toNumber(flags.cpus, "--cpus") }),
+    ...(flags.memory !== undefined && { memoryBytes: parseSize(flags.memory, "--memory") }),
+    ...(flags.stopSignal !== undefined && { stopSignal: flags.stopSignal }),
+    ...(flags.stopTimeout !== undefined && { stopTimeoutMs: toNumber(flags.stopTimeout, "--stop-timeout") * 1_000 }),
+  };
+}
+
+function refuseOptions(flags: object): void {
+  for (const [definition, instead] of Object.entries(refused)) {
+    const option = new Option(definition);
+    if (option.attributeName() in flags) throw new RuntimeError("unimplemented", `option ${option.long ?? definition} is not supported`, { reason: "option_refused", hint: instead });
+  }
+}
+
+function toNetwork(mode: string | undefined): "none" | "user" {
+  if (mode === undefined || mode === "user" || mode === "none") return mode ?? "user";
+  const instead = mode === "host" ? "a VM has no part in the host's network: publish ports with -p" : "there are no named networks: use --network user and publish ports with -p";
+  throw new RuntimeError("invalid_argument", `network "${mode}": must be "user" or "none"`, { reason: "bad_network", hint: instead });
+}
+
+function toWorkingDir(path: string): string {
+  if (!path.startsWith("/")) throw new RuntimeError("invalid_argument", `working directory "${path}": must be an absolute path`, { reason: "bad_workdir", hint: "write -w /path" });
+  return path;
+}
+
+function toHostname(name: string): string {
+  if (!/^[a-zA-Z0-9]([a-zA-Z0-9-.]{0,62})$/.test(name)) throw new RuntimeError("invalid_argument", `host name "${name}": only letters, digits, "-" and ".", at most 63`, { reason: "bad_hostname" });
+  return name;
+}
+
+function toNumber(text: string, option: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value) || value < 0) throw new RuntimeError("invalid_argument", `${option} "${text}": must be a number`, { reason: "bad_number" });
+  return value;
+}
+
+function splitLabel(label: string): [string, string] {
+  const equals = label.indexOf("=");
+  return equals === -1 ? [label, ""] : [label.slice(0, equals), label.slice(equals + 1)];
+}

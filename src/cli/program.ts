@@ -1,0 +1,55 @@
+import { Command } from "commander";
+import type { CommandModule } from "./command.ts";
+
+/** Every command: a line for the help, and how to load it. */
+const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<CommandModule> }>> = {
+  run: { summary: "make and start a container in a VM of its own", load: () => import("./commands/run.ts") },
+  create: { summary: "make a container without starting it", load: () => import("./commands/create.ts") },
+  start: { summary: "start containers that were made or have exited", load: () => import("./commands/start.ts") },
+  exec: { summary: "run a command in a running container", load: () => import("./commands/exec.ts") },
+  attach: { summary: "connect this terminal with a running container", load: () => import("./commands/attach.ts") },
+  ps: { summary: "list containers", load: () => import("./commands/ps.ts") },
+  inspect: { summary: "show everything about containers", load: () => import("./commands/inspect.ts") },
+  logs: { summary: "show what a container has printed", load: () => import("./commands/logs.ts") },
+  stop: { summary: "stop containers, politely first", load: () => import("./commands/stop.ts") },
+  kill: { summary: "send a signal to containers", load: () => import("./commands/kill.ts") },
+  rm: { summary: "remove containers", load: () => import("./commands/rm.ts") },
+  wait: { summary: "wait for containers to end and print their exit codes", load: () => import("./commands/wait.ts") },
+  pull: { summary: "fetch an image", load: () => import("./commands/pull.ts") },
+  images: { summary: "list images", load: () => import("./commands/images.ts") },
+  rmi: { summary: "remove images", load: () => import("./commands/rmi.ts") },
+  build: { summary: "say how to build images", load: () => import("./commands/build.ts") },
+  check: { summary: "say what this machine can do", load: () => import("./commands/check.ts") },
+  version: { summary: "show versions", load: () => import("./commands/version.ts") },
+};
+
+const examples = `
+Examples:
+  casemate run --rm -it busybox                 a shell in a VM of its own
+  casemate run -d --name web -p 8080:80 busybox httpd -f -p 80
+  casemate exec -it web sh                      look inside
+  casemate rm -f web                            and throw it away
+
+Exit codes are docker's: the command's own, 125 when casemate failed, 126 not executable,
+127 not found, 128+n ended by signal n.`;
+
+/** The program with one command loaded and the others known by name, for help and for spelling. */
+export async function buildProgram(name: string | undefined): Promise<Command> {
+  const program = new Command("casemate")
+    .description("Runs containers inside lightweight virtual machines.")
+    .enablePositionalOptions()
+    .option("--root <dir>", "keep all state below this folder (default: the system's for root, yours otherwise)")
+    .option("-D, --debug", "print the whole chain of causes of an error")
+    .showSuggestionAfterError()
+    .showHelpAfterError("(see casemate --help)")
+    .exitOverride()
+    .addHelpText("after", examples);
+  // Without a command in the first place (options before it, help, a slip of the pen) every command is
+  // loaded, and the parser finds the right one.
+  const loadAll = name === undefined || !(name in commands);
+  for (const [commandName, { summary, load }] of Object.entries(commands)) {
+    const command = program.command(commandName).description(summary).exitOverride();
+    if (loadAll || commandName === name) (await load()).define(command);
+  }
+  return program;
+}
