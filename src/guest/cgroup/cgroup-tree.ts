@@ -1,0 +1,111 @@
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
+import { isErrnoException } from "../../shared/base/errors.ts";
+import { paths } from "../paths.ts";
+
+/** The agent's own memory that the kernel does not take from it; a Node agent at work has about 40 to 55 MiB. */
+const agentMinBytes = 64 * 1024 * 1024;
+/** What containers together must leave: the agent's minimum and the kernel's own needs. */
+const reserveBytes = 80 * 1024 * 1024;
+/** In a VM that small the containers may still have this much; then the reserve is what is left. */
+const leastContainerBytes = 64 * 1024 * 1024;
+
+/** Names of the top-level cgroups (docs/agent.md). */
+export const cgroups = { agent: "/agent", containers: "/containers", vm: "/vm" } as const;
+
+/** Path of a cgroup's file below the mount. */
+export function cgroupFile(cgroup: string, file: string): string {
+  return `${paths.cgroup}${cgroup}/${file}`;
+}
+
+/**
+ * Makes the tree: the agent protected in its own group, containers below one parent with a maximum,
+ * processes of `exec --vm` apart. A group with processes of its own cannot pass controllers on
+ * (cgroup-v2, "no internal processes"), so the agent leaves the root first.
+ */
+export function makeCgroupTree(): void {
+  for (const cgroup of Object.values(cgroups)) mkdirSync(cgroupFile(cgroup, ""), { recursive: true });
+  writeFileSync(cgroupFile(cgroups.agent, "cgroup.procs"), String(process.pid));
+  const controllers = readFileSync(cgroupFile("", "cgroup.controllers"), "latin1").trim().split(" ").filter((name) => name !== "");
+  const enable = controllers.map((name) => `+${name}`).join(" ");
+  writeFileSync(cgroupFile("", "cgroup.subtree_control"), enable);
+  writeFileSync(cgroupFile(cgroups.containers, "cgroup.subtree_control"), enable);
+  if (controllers.includes("memory")) {
+    writeFileSync(cgroupFile(cgroups.agent, "memory.min"), String(agentMinBytes));
+    limitContainers();
+  }
+}
+
+/** Sets what all containers together may use; again after memory was plugged or taken away. */
+export function limitContainers(): void {
+  const file = cgroupFile(cgroups.containers, "memory.max");
+  if (existsSync(file)) writeFileSync(file, String(containersMaxBytes(readMemTotalBytes())));
+}
+
+/** All but the reserve, in whole pages. */
+export function containersMaxBytes(totalBytes: number): number {
+  return Math.floor(Math.max(totalBytes - reserveBytes, Math.min(leastContainerBytes, totalBytes)) / 4096) * 4096;
+}
+
+function readMemTotalBytes(): number {
+  const kib = /^MemTotal:\s+(\d+) kB$/m.exec(readFileSync("/proc/meminfo", "latin1"))?.[1];
+  return Number(kib ?? 0) * 1024;
+}
+
+/** Pids in a cgroup and below; empty when it is gone. */
+export function cgroupPids(cgroup: string): number[] {
+  const own = readIfThere(cgroupFile(cgroup, "cgroup.procs")).split("\n").filter((line) => line !== "").map(Number);
+  return [...own, ...childGroups(cgroup).flatMap((child) => cgroupPids(`${cgroup}/${child}`))];
+}
+
+/** SIGKILL to every process in a cgroup and below, also frozen ones. False when the cgroup is gone. */
+export function killCgroup(cgroup: string): boolean {
+  try {
+    writeFileSync(cgroupFile(cgroup, "cgroup.kill"), "1");
+    return true;
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "ENODEV")) return false;
+    throw error;
+  }
+}
+
+/** Removes a cgroup without processes and the groups below it; gone already is success. */
+export function removeCgroup(cgroup: string): void {
+  for (const child of childGroups(cgroup)) removeCgroup(`${cgroup}/${child}`);
+  try {
+    rmdirSync(cgroupFile(cgroup, ""));
+  } catch (error) {
+    if (!isErrnoException(error, "ENOENT")) throw error;
+  }
+}
+
+/** Value of a key in a flat-keyed file such as memory.events; 0 when the cgroup or the key is missing. */
+export function cgroupCounter(cgroup: string, file: string, key: string): number {
+  return parseFlatKeyed(readIfThere(cgroupFile(cgroup, file))).get(key) ?? 0;
+}
+
+/** Parses "key value" lines (cgroup-v2, "flat keyed"). */
+export function parseFlatKeyed(text: string): Map<string, number> {
+  return new Map(text.split("\n").flatMap((line): [string, number][] => {
+    const [key, value] = line.split(" ");
+    return key === undefined || value === undefined || !/^\d+$/.test(value) ? [] : [[key, Number(value)]];
+  }));
+}
+
+/** A cgroup's file; empty when the cgroup, or its controller, is gone. */
+export function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, "latin1");
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "ENODEV") || isErrnoException(error, "EOPNOTSUPP")) return "";
+    throw error;
+  }
+}
+
+function childGroups(cgroup: string): string[] {
+  try {
+    return readdirSync(cgroupFile(cgroup, ""), { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return [];
+    throw error;
+  }
+}

@@ -1,0 +1,103 @@
+import { constants, openSync, readFileSync, readdirSync } from "node:fs";
+import type { Socket } from "node:net";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { PacketLink } from "../../shared/channel/link.ts";
+import { PacketParser, encodeHelloAnswer } from "../../shared/channel/packet.ts";
+import { call } from "../../shared/linux/libc.ts";
+import { pollableStream } from "../../shared/linux/pollable-stream.ts";
+
+const POLLHUP = 0x10;
+/** How often a port without a host is looked at. Short: a restored VM waits for it; a look is one system call. */
+const waitForHostMs = 10;
+/** After this long without a host (its owner died and nobody came) looking is made rarer. */
+const eagerForMs = 10_000;
+const lazyWaitForHostMs = 50;
+
+/** The device node of the virtio port with that name. @throws RuntimeError `not_found`. */
+export function findPort(name: string): string {
+  const folder = "/sys/class/virtio-ports";
+  for (const entry of readFolder(folder)) {
+    if (readFileSync(`${folder}/${entry}/name`, "latin1").trim() === name) return `/dev/${entry}`;
+  }
+  throw new RuntimeError("not_found", `virtio port "${name}"`);
+}
+
+function readFolder(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return [];
+    throw error;
+  }
+}
+
+/**
+ * The guest's end of one virtio-serial port. Hosts come and go; each one's greeting begins a session
+ * with a link of its own, and what was queued for the one before is dropped with its link. Never
+ * blocks: a blocking write to a port without a host would freeze the whole agent.
+ */
+export class GuestPort {
+  readonly #path: string;
+  readonly #onSession: (link: PacketLink) => void;
+  #link: PacketLink | undefined;
+  #stream: Socket | undefined;
+
+  constructor(path: string, onSession: (link: PacketLink) => void) {
+    this.#path = path;
+    this.#onSession = onSession;
+    this.#waitForHost(performance.now());
+  }
+
+  /** Opens the port as soon as a host is at the other end: before that a read says end of file, and poll says hang-up. */
+  #waitForHost(sinceMs: number): void {
+    const fd = openSync(this.#path, constants.O_RDWR | constants.O_NONBLOCK);
+    const look = (): void => {
+      if (!hasHost(fd)) {
+        setTimeout(look, performance.now() - sinceMs < eagerForMs ? waitForHostMs : lazyWaitForHostMs);
+        return;
+      }
+      this.#serve(fd);
+    };
+    look();
+  }
+
+  #serve(fd: number): void {
+    const stream = pollableStream(fd);
+    const parser = PacketParser.forGuest();
+    this.#stream = stream;
+    stream.on("data", (chunk: Buffer) => this.#receive(parser, chunk, stream));
+    stream.on("drain", () => this.#link?.drained());
+    stream.on("end", () => stream.destroy()); // the host has gone
+    stream.on("error", () => { /* close follows */ });
+    stream.on("close", () => {
+      this.#endSession();
+      this.#waitForHost(performance.now());
+    });
+  }
+
+  #receive(parser: PacketParser, chunk: Buffer, stream: Socket): void {
+    for (const found of parser.push(chunk)) {
+      if (found.type === "packet") this.#link?.deliver(found.payload);
+      else this.#endSession();
+      if (found.type === "session") {
+        stream.write(encodeHelloAnswer(found.sessionId));
+        this.#link = new PacketLink(stream, found.sessionId);
+        this.#onSession(this.#link);
+      }
+    }
+  }
+
+  #endSession(): void {
+    this.#link?.close();
+    this.#link = undefined;
+  }
+}
+
+function hasHost(fd: number): boolean {
+  const request = Buffer.alloc(8); // struct pollfd: int fd, short events, short revents
+  request.writeInt32LE(fd, 0);
+  request.writeInt16LE(1, 4);
+  call("int poll(void *, unsigned long, int)", request, 1, 0);
+  return (request.readInt16LE(6) & POLLHUP) === 0;
+}
+

@@ -1,0 +1,302 @@
+import { mkdir, rm, writeFile } from "node:fs/promises";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
+import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { CreateContainerRequest, Exit, ExecRequest, Stdio } from "../../shared/protocol/gen/casemate_pb.ts";
+import { cgroups, killCgroup, limitContainers, removeCgroup } from "../cgroup/cgroup-tree.ts";
+import { oomKillCount, watchOom } from "../cgroup/oom-watch.ts";
+import type { EventLog } from "../events.ts";
+import { ConsoleSocket } from "../linux/console-socket.ts";
+import { RootFolder } from "../linux/resolve-beneath.ts";
+import { requireId } from "../paths.ts";
+import type { Reaper } from "../reaper.ts";
+import type { Storages } from "../storage/storages.ts";
+import { bundleFile, Container } from "./container.ts";
+import { containerCgroup, liesOnMount, parseProcess, parseSpec, prepareProcess, prepareSpec } from "./container-spec.ts";
+import type { Crun } from "./crun.ts";
+import { GuestProcess } from "./guest-process.ts";
+import { ProcessStdio, type StdioPort } from "./process-stdio.ts";
+import { lookUpUser } from "./user.ts";
+import { startVmProcess } from "./vm-process.ts";
+
+const SIGKILL = 9;
+/** A killed process that has not ended by then hangs in the kernel. */
+const killTimeoutMs = 10_000;
+
+/** What the containers are made with. */
+export interface ContainersContext {
+  readonly crun: Crun;
+  readonly reaper: Reaper;
+  readonly events: EventLog;
+  readonly storages: Storages;
+  readonly stdioPort: StdioPort;
+}
+
+/** All containers of the guest and the processes in the guest itself. */
+export class Containers {
+  readonly #context: ContainersContext;
+  readonly #containers = new Map<string, Container>();
+  /** Ids whose creation is under way. */
+  readonly #creating = new Set<string>();
+  readonly #vmProcesses = new Map<string, GuestProcess>();
+
+  constructor(context: ContainersContext) {
+    this.#context = context;
+  }
+
+  /** Makes a container whose process waits for {@link start}; undoes everything when a step fails. Returns the process's pid. */
+  async create(request: CreateContainerRequest): Promise<number> {
+    const { containerId } = request;
+    requireId("container", containerId);
+    if (this.#containers.has(containerId) || this.#creating.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
+    this.#context.events.requireRoom();
+    this.#creating.add(containerId);
+    try {
+      const container = await withUndo((undo) => this.#create(request, undo));
+      this.#containers.set(containerId, container);
+      return container.init.pid;
+    } finally {
+      this.#creating.delete(containerId);
+    }
+  }
+
+  /** Lets the container's process run its program. */
+  async start(containerId: string): Promise<void> {
+    const container = this.container(containerId);
+    this.#requireStatus(container, "start", ["created"]);
+    container.started = true; // before the answer: a second start must fail, and the exit may come first
+    try {
+      await this.#context.crun.start(containerId, bundleFile(containerId, "crun.log"));
+    } catch (error) {
+      container.started = false;
+      throw error;
+    }
+  }
+
+  /** Starts a further process in a running container, or in the guest itself. Returns its pid. */
+  async exec(request: ExecRequest): Promise<number> {
+    requireId("exec", request.execId);
+    this.#context.events.requireRoom();
+    if (request.containerId === "") return this.#execInVm(request);
+    const container = this.container(request.containerId);
+    const { execs, starting } = container;
+    this.#requireStatus(container, "exec", ["running"]);
+    requireUnused(request.execId, execs, starting);
+    starting.add(request.execId);
+    try {
+      const process = await this.#exec(container, request);
+      execs.set(request.execId, process);
+      return process.pid;
+    } finally {
+      starting.delete(request.execId);
+    }
+  }
+
+  /** As sent, to one process; SIGKILL to a container's first process reaches all of the container. An ended process is no error. */
+  signal(containerId: string, execId: string, signal: number): void {
+    const process = this.process(containerId, execId);
+    if (containerId !== "" && execId === "" && signal === SIGKILL && killCgroup(process.origin.cgroup)) return;
+    process.signal(signal);
+  }
+
+  async wait(containerId: string, execId: string): Promise<Exit> {
+    return this.process(containerId, execId).ended;
+  }
+
+  /** Removes a container that has ended, or kills one that was never started. @throws RuntimeError `failed_precondition` when it runs. */
+  async remove(containerId: string): Promise<void> {
+    const container = this.container(containerId);
+    this.#requireStatus(container, "remove", ["created", "stopped"]);
+    if (container.removing) throw new RuntimeError("failed_precondition", `remove container "${containerId}": it is being removed`, { reason: "wrong_state" });
+    container.removing = true;
+    const failures = await container.teardown.run();
+    this.#containers.delete(containerId);
+    const [first] = failures;
+    if (first !== undefined) throw RuntimeError.wrap(first, `remove container "${containerId}"`);
+  }
+
+  async pause(containerId: string): Promise<void> {
+    const container = this.container(containerId);
+    this.#requireStatus(container, "pause", ["running"]);
+    await this.#context.crun.pause(containerId, bundleFile(containerId, "crun.log"));
+    container.paused = true;
+  }
+
+  async resume(containerId: string): Promise<void> {
+    const container = this.container(containerId);
+    this.#requireStatus(container, "resume", ["paused"]);
+    await this.#context.crun.resume(containerId, bundleFile(containerId, "crun.log"));
+    container.paused = false;
+  }
+
+  /** Changes limits; `resources` is OCI's `linux.resources`. */
+  async update(containerId: string, resources: object): Promise<void> {
+    this.#requireStatus(this.container(containerId), "update", ["created", "running", "paused"]);
+    limitContainers(); // memory may have been plugged for this very change
+    const file = bundleFile(containerId, "resources.json");
+    await writeFile(file, JSON.stringify(resources));
+    await this.#context.crun.update(containerId, bundleFile(containerId, "crun.log"), file);
+  }
+
+  /** SIGTERM to what runs, SIGKILL after the grace. For the end of the VM. */
+  async stopAll(graceMs: number): Promise<void> {
+    const running = [...this.#containers.values()].filter(({ init }) => !init.reaped);
+    const processes = [...running.map(({ init }) => init), ...this.#vmProcesses.values()].filter(({ reaped }) => !reaped);
+    if (graceMs > 0) {
+      for (const process of processes) process.signal(15);
+      await settledWithin(processes, graceMs);
+    }
+    killCgroup(cgroups.containers);
+    killCgroup(cgroups.vm);
+    await settledWithin(processes, killTimeoutMs);
+  }
+
+  /** The host has taken these events: what was kept of ended execs goes. */
+  forgetUpTo(acknowledged: bigint): void {
+    for (const processes of [this.#vmProcesses, ...[...this.#containers.values()].map(({ execs }) => execs)]) {
+      for (const [execId, process] of processes) if (process.isForgettable(acknowledged)) processes.delete(execId);
+    }
+  }
+
+  /** @throws RuntimeError `not_found` (reason `container_not_found`). */
+  container(containerId: string): Container {
+    const container = this.#containers.get(containerId);
+    if (container === undefined) throw new RuntimeError("not_found", `container "${containerId}" does not exist in the guest`, { reason: "container_not_found" });
+    return container;
+  }
+
+  /** @throws RuntimeError `not_found`. */
+  process(containerId: string, execId: string): GuestProcess {
+    const process = containerId === "" ? this.#vmProcesses.get(execId) : execId === "" ? this.container(containerId).init : this.container(containerId).execs.get(execId);
+    if (process === undefined) throw new RuntimeError("not_found", `process "${execId}" does not exist in ${containerId === "" ? "the guest" : `container "${containerId}"`}`, { reason: "process_not_found" });
+    return process;
+  }
+
+  get all(): readonly Container[] { return [...this.#containers.values()]; }
+  get vmProcesses(): readonly GuestProcess[] { return [...this.#vmProcesses.values()]; }
+
+  async #create(request: CreateContainerRequest, undo: UndoStack): Promise<Container> {
+    const { containerId } = request;
+    const given = parseSpec(request.specJson);
+    await this.#context.storages.addAll(request.storages, undo);
+    await checkRootAndCwd(given, request.createCwd);
+    const user = await lookUpUser(request.user, given.root.path);
+    const spec = prepareSpec(given, containerId, prepareProcess(given.process, request.stdio, user));
+    await makeBundle(containerId, spec, undo);
+    limitContainers();
+    const cgroup = containerCgroup(containerId);
+    undo.add("cgroup", () => removeCgroup(cgroup));
+    undo.add("crun's container", () => this.#deleteFromCrun(containerId));
+    const origin = { containerId, execId: "", cgroup, logFile: bundleFile(containerId, "init.log") };
+    const init = await this.#startByCrun(origin, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
+    undo.add("container's processes", () => killAndWait(init));
+    undo.add("OOM watch", watchOom(containerId, cgroup, this.#context.events));
+    return new Container(containerId, spec, init, undo.move());
+  }
+
+  async #exec(container: Container, request: ExecRequest): Promise<GuestProcess> {
+    const { containerId } = container;
+    const { execId } = request;
+    // The root as the container's processes see it, with everything mounted in it.
+    const user = await lookUpUser(request.user, `/proc/${container.init.pid}/root`);
+    const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
+    const file = bundleFile(containerId, `exec-${execId}.json`);
+    await writeFile(file, JSON.stringify(withContainerDefaults(process, container.spec)));
+    const origin = { containerId, execId, cgroup: container.cgroup, logFile: bundleFile(containerId, `exec-${execId}.log`) };
+    const removeFiles = async (): Promise<void> => {
+      for (const path of [file, origin.logFile, bundleFile(containerId, `exec-${execId}.pid`)]) await rm(path, { force: true });
+    };
+    try {
+      const started = await this.#startByCrun(origin, request.stdio, (files) => this.#context.crun.exec(containerId, file, files));
+      void started.ended.then(removeFiles); // rm with force fails only if the tmpfs does
+      return started;
+    } catch (error) {
+      await removeFiles();
+      throw error;
+    }
+  }
+
+  /** Prepares stdio, lets crun start a process and takes over what crun leaves: pid, terminal, exit. */
+  async #startByCrun(origin: GuestProcess["origin"] & { readonly logFile: string }, stdio: Stdio | undefined, start: (files: Parameters<Crun["create"]>[2]) => Promise<number>): Promise<GuestProcess> {
+    const { reaper, events, stdioPort } = this.#context;
+    const base = bundleFile(origin.containerId, origin.execId === "" ? "init" : `exec-${origin.execId}`);
+    const console = stdio?.terminal ? ConsoleSocket.open(`${base}.sock`) : undefined;
+    const processStdio = ProcessStdio.prepare(stdio, stdioPort, console);
+    try {
+      return await reaper.whileStarting(async () => {
+        const oomKillsBefore = oomKillCount(origin.cgroup);
+        const pid = await start({ stdio: processStdio.childStdio, consoleSocketPath: console?.path, pidFile: `${base}.pid`, logFile: origin.logFile });
+        processStdio.connect();
+        return new GuestProcess(origin, pid, processStdio, reaper.claim(pid), events, oomKillsBefore);
+      });
+    } catch (error) {
+      processStdio.abandon();
+      throw error;
+    }
+  }
+
+  async #execInVm(request: ExecRequest): Promise<number> {
+    requireUnused(request.execId, this.#vmProcesses, new Set());
+    const process = await startVmProcess(request, this.#context);
+    this.#vmProcesses.set(request.execId, process);
+    return process.pid;
+  }
+
+  async #deleteFromCrun(containerId: string): Promise<void> {
+    try {
+      await this.#context.crun.delete(containerId, bundleFile(containerId, "crun.log"), true);
+    } catch (error) {
+      // A create that failed has left nothing, or crun has cleaned up itself.
+      if (!RuntimeError.is(error, "not_found")) throw error;
+    }
+  }
+
+  #requireStatus(container: Container, operation: string, allowed: readonly Container["status"][]): void {
+    if (allowed.includes(container.status) && !container.removing) return;
+    throw new RuntimeError("failed_precondition", `${operation} container "${container.containerId}": it is ${container.removing ? "being removed" : container.status}, must be ${allowed.join(" or ")}`, { reason: "wrong_state" });
+  }
+}
+
+/** crun takes an exec's process as it is; what docker and containerd leave out comes from the container. */
+function withContainerDefaults(process: OciProcess, { process: init }: RunnableSpec): OciProcess {
+  return { capabilities: init.capabilities, rlimits: init.rlimits, noNewPrivileges: init.noNewPrivileges, ...process };
+}
+
+/**
+ * crun makes a missing working directory by itself, after mounting the volumes, which is docker's
+ * behaviour; so only a caller that does not want that is checked for.
+ */
+async function checkRootAndCwd(spec: RunnableSpec, createCwd: boolean): Promise<void> {
+  let root: RootFolder;
+  try {
+    root = RootFolder.open(spec.root.path);
+  } catch (error) {
+    throw new RuntimeError("invalid_argument", `open root file system "${spec.root.path}"`, { cause: error });
+  }
+  using folder = root;
+  const { cwd } = spec.process;
+  if (createCwd || liesOnMount(cwd, spec) || folder.hasFolder(cwd)) return;
+  throw new RuntimeError("not_found", `working directory "${cwd}" does not exist in the image`, { reason: "cwd_not_found", hint: "name a working directory that exists in the container" });
+}
+
+async function makeBundle(containerId: string, spec: RunnableSpec, undo: UndoStack): Promise<void> {
+  undo.add("bundle", () => rm(bundleFile(containerId), { recursive: true, force: true }));
+  await mkdir(bundleFile(containerId), { recursive: true, mode: 0o700 });
+  await writeFile(bundleFile(containerId, "config.json"), JSON.stringify(spec));
+}
+
+async function killAndWait(init: GuestProcess): Promise<void> {
+  if (!killCgroup(init.origin.cgroup)) init.signal(SIGKILL);
+  await settledWithin([init], killTimeoutMs);
+}
+
+async function settledWithin(processes: readonly GuestProcess[], limitMs: number): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, limitMs);
+  await Promise.race([Promise.all(processes.map(({ ended }) => ended)), late]);
+  clearTimeout(timer);
+}
+
+function requireUnused(execId: string, processes: ReadonlyMap<string, GuestProcess>, starting: ReadonlySet<string>): void {
+  if (processes.has(execId) || starting.has(execId)) throw new RuntimeError("already_exists", `exec "${execId}" exists already`, { reason: "exec_exists" });
+}

@@ -1,0 +1,18 @@
+import type { Logger } from "../shared/base/log.ts";
+import type { Containers } from "./containers/containers.ts";
+import type { EventLog } from "./events.ts";
+import type { Storages } from "./storage/storages.ts";
+import type { SandboxFiles } from "./system/sandbox-files.ts";
+
+/** What the services work with. */
+export interface Guest {
+  readonly containers: Containers;
+  readonly storages: Storages;
+  readonly events: EventLog;
+  readonly sandboxFiles: SandboxFiles;
+  readonly log: Logger;
+  /** Resolves when all kernel modules are loaded, which goes on behind the first answers. */
+  readonly modulesLoaded: Promise<void>;
+  /** Loads a kernel module by name. */
+  loadModule(name: string): Promise<void>;
+}

@@ -1,0 +1,108 @@
+import { readFileSync } from "node:fs";
+import { release } from "node:os";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import { withUndo } from "../../shared/base/undo.ts";
+import type { Guest as GuestDescriptor, GuestProcessSchema, RefreshRequest } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
+import { cgroupPids, limitContainers } from "../cgroup/cgroup-tree.ts";
+import type { Container } from "../containers/container.ts";
+import type { GuestProcess } from "../containers/guest-process.ts";
+import type { Guest } from "../guest.ts";
+import { readClock, stepClock } from "../system/clock.ts";
+import { addEntropy } from "../system/entropy.ts";
+import { powerOffNow, syncDisks } from "../system/power-off.ts";
+import { agentVersion, guestProtocolVersion } from "../version.ts";
+
+/** Time for the answer to leave the guest before the power goes. */
+const answerGraceMs = 100;
+/** A machine-id is 32 lower-case hexadecimal digits, not all zero (machine-id(5)). */
+const machineIdPattern = /^(?!0{32})[0-9a-f]{32}$/;
+const hostnamePattern = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
+
+/** casemate.v1.Guest (proto/casemate.proto, docs/protocol.md). */
+export function guestService(guest: Guest): ServiceImplementation<typeof GuestDescriptor> {
+  const { containers, storages, events, sandboxFiles } = guest;
+  return {
+    hello: () => ({
+      protocolVersion: guestProtocolVersion, agentVersion, kernelRelease: release(),
+      // A template has none: its clones would all show the same.
+      bootId: sandboxFiles.sandboxId === "" ? "" : readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim(),
+      sandboxId: sandboxFiles.sandboxId,
+      lastEventSequence: events.lastSequence, acknowledgedEventSequence: events.acknowledgedSequence,
+    }),
+    createContainer: async (request) => {
+      await guest.modulesLoaded;
+      return { pid: await containers.create(request) };
+    },
+    exec: async (request) => ({ pid: await containers.exec(request) }),
+    events: ({ afterSequence }, { signal }) => events.follow(afterSequence, signal),
+    acknowledgeEvents: ({ upToSequence }) => {
+      events.acknowledge(upToSequence);
+      containers.forgetUpTo(events.acknowledgedSequence);
+      return {};
+    },
+    listProcesses: ({ containerId }) => {
+      const chosen = containerId === "" ? containers.all : [containers.container(containerId)];
+      return { processes: [...chosen.flatMap(describeContainer), ...(containerId === "" ? containers.vmProcesses.map((process) => describeProcess(process, process.reaped ? "stopped" : "running")) : [])] };
+    },
+    addStorages: async (request) => {
+      await guest.modulesLoaded;
+      // They stay until RemoveStorages: nothing takes the undo steps of a success.
+      await withUndo(async (undo) => { await storages.addAll(request.storages, undo); undo.move(); });
+      return {};
+    },
+    removeStorages: async ({ mountPoints }) => {
+      for (const mountPoint of [...mountPoints].reverse()) await storages.remove(mountPoint);
+      return {};
+    },
+    refresh: async (request) => {
+      await guest.modulesLoaded;
+      return refresh(guest, request);
+    },
+    powerOff: async ({ graceMs }) => {
+      await endEverything(guest, graceMs);
+      setTimeout(powerOffNow, answerGraceMs);
+      return {};
+    },
+  };
+}
+
+/** Gives a clone what it must not share with its siblings: random numbers first, because the rest may draw some. */
+function refresh({ sandboxFiles }: Guest, { sandboxId, hostname, machineId, entropy, unixNanos }: RefreshRequest): { unixNanos: bigint } {
+  if (hostname !== "" && !hostnamePattern.test(hostname)) throw new RuntimeError("invalid_argument", `host name "${hostname.slice(0, 80)}": must be up to 64 letters, digits, "-" and "."`);
+  if (machineId !== "" && !machineIdPattern.test(machineId)) throw new RuntimeError("invalid_argument", "machine id: must be 32 hexadecimal digits");
+  addEntropy(entropy);
+  if (unixNanos !== 0n) stepClock(unixNanos);
+  sandboxFiles.setSandboxId(sandboxId);
+  sandboxFiles.setHostname(hostname);
+  if (machineId !== "") sandboxFiles.setMachineId(machineId);
+  limitContainers();
+  return { unixNanos: readClock() };
+}
+
+/** Ends all processes and writes everything back; failures are logged, because the power goes in any case. */
+async function endEverything({ containers, storages, log }: Guest, graceMs: number): Promise<void> {
+  const steps: readonly [string, () => Promise<unknown>][] = [
+    ["end processes", () => containers.stopAll(graceMs)],
+    ["unmount", () => storages.removeAll()],
+    ["write back", () => syncDisks()],
+  ];
+  for (const [name, run] of steps) {
+    try {
+      await run();
+    } catch (error) {
+      log.warn("power off", { step: name, error: describeError(error) });
+    }
+  }
+}
+
+function describeContainer(container: Container): MessageInitShape<typeof GuestProcessSchema>[] {
+  const init = { ...describeProcess(container.init, container.status), cgroupPids: cgroupPids(container.cgroup) };
+  return [init, ...[...container.execs.values()].map((process) => describeProcess(process, process.reaped ? "stopped" : container.paused ? "paused" : "running"))];
+}
+
+function describeProcess(process: GuestProcess, status: string): MessageInitShape<typeof GuestProcessSchema> {
+  const { containerId, execId } = process.origin;
+  return { containerId, execId, pid: process.pid, status, streamId: process.stdio.streamId, terminal: process.stdio.hasTerminal, exit: process.exit };
+}
