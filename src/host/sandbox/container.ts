@@ -5,7 +5,8 @@ import type { OciMount, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { nextState, requireState, type ContainerOperation, type ContainerState } from "./container-state.ts";
 import type { DiskPool, HeldDisk } from "../device/disk-pool.ts";
-import type { AgentConnection, SandboxShares } from "./drivers.ts";
+import type { AgentClient } from "../agent-client/agent-client.ts";
+import type { SandboxShares } from "./drivers.ts";
 import { guestPaths, hostMounts, toGuestSpec } from "./guest-spec.ts";
 import { GuestProcess } from "./process.ts";
 import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
@@ -35,7 +36,7 @@ export interface ContainerRequest {
 
 /** What a container uses of its sandbox. */
 export interface ContainerContext {
-  readonly connection: AgentConnection;
+  readonly connection: AgentClient;
   readonly disks: DiskPool;
   /** Undefined when the sandbox was made without shares. */
   readonly shares: SandboxShares | undefined;

@@ -1,25 +1,10 @@
 import type { WaitOptions } from "../../shared/base/deadline.ts";
-import type { RuntimeError } from "../../shared/base/errors.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
-import type { AgentService } from "../../shared/protocol/gen/agent/agent_pb.ts";
-import type { Guest } from "../../shared/protocol/gen/casemate_pb.ts";
-import type { ServiceClient } from "../../shared/ttrpc/client.ts";
-import type { ProcessStreams } from "../agent-client/process-streams.ts";
+import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { NicSpec, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger } from "../store/ledger.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
-
-/** A connection to the agent of one VM. */
-export interface AgentConnection {
-  readonly agent: ServiceClient<typeof AgentService>;
-  readonly guest: ServiceClient<typeof Guest>;
-  /** Stdio of the process with that number. */
-  streams(streamId: number): ProcessStreams;
-  /** Resolves when the connection is lost for good, with the reason; undefined after close(). */
-  readonly closed: Promise<RuntimeError | undefined>;
-  close(): void;
-}
 
 /** What the guest has to set up for its interface. */
 export interface GuestNetwork {
@@ -55,7 +40,7 @@ export interface SandboxShares {
 /** How one kind of machine makes what a sandbox is built of. host/assemble.ts puts the concrete ones together. */
 export interface SandboxDrivers {
   bootVm(config: SandboxConfig, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
-  connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentConnection>;
+  connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
   startNetwork(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxNetwork>;
   startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;
 }

@@ -1,11 +1,12 @@
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { IPFamily } from "../../shared/protocol/gen/agent/types_pb.ts";
-import type { AgentConnection, GuestNetwork } from "./drivers.ts";
+import type { AgentClient } from "../agent-client/agent-client.ts";
+import type { GuestNetwork } from "./drivers.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 
 /** Tells the agent who and where it is: host name, resolvers, interface, addresses, routes. */
-export async function configureGuestNetwork(connection: AgentConnection, config: SandboxConfig, network: GuestNetwork | undefined, wait: WaitOptions): Promise<void> {
+export async function configureGuestNetwork(connection: AgentClient, config: SandboxConfig, network: GuestNetwork | undefined, wait: WaitOptions): Promise<void> {
   const { agent } = connection;
   if (network !== undefined) {
     await agent.updateInterface({

@@ -10,7 +10,8 @@ import type { VirtualMachine, VmExit } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger } from "../store/ledger.ts";
 import { Container, type ContainerRequest } from "./container.ts";
-import type { AgentConnection, SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
+import type { AgentClient } from "../agent-client/agent-client.ts";
+import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
 import { configureGuestNetwork } from "./guest-network.ts";
 import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
@@ -57,7 +58,7 @@ export interface ExecRequest {
 
 interface Parts {
   readonly vm: VirtualMachine;
-  readonly connection: AgentConnection;
+  readonly connection: AgentClient;
   readonly hello: HelloResponse;
   readonly network: SandboxNetwork | undefined;
   readonly shares: SandboxShares | undefined;
@@ -80,7 +81,7 @@ export class Sandbox {
   /** Resolves when the VM has ended and every process has got its end. */
   readonly ended: Promise<VmExit>;
   readonly #context: SandboxContext;
-  readonly #connection: AgentConnection;
+  readonly #connection: AgentClient;
   readonly #disks: DiskPool;
   readonly #shares: SandboxShares | undefined;
   readonly #teardown: UndoStack;
@@ -252,7 +253,7 @@ export class Sandbox {
     this.#emit("unpause", containerId);
   }
 
-  get agent(): AgentConnection {
+  get agent(): AgentClient {
     return this.#connection;
   }
 

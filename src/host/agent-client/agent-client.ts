@@ -1,0 +1,58 @@
+import type { WaitOptions } from "../../shared/base/deadline.ts";
+import type { RuntimeError } from "../../shared/base/errors.ts";
+import { linkAsDuplex } from "../../shared/channel/link.ts";
+import { StdioMux } from "../../shared/channel/stdio-mux.ts";
+import { AgentService } from "../../shared/protocol/gen/agent/agent_pb.ts";
+import { Guest } from "../../shared/protocol/gen/casemate_pb.ts";
+import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
+import type { ProcessStreams } from "./process-streams.ts";
+import { openPort } from "./transport.ts";
+
+/** A connection to the agent of one VM: calls on the control port, stdio on the data port. */
+export interface AgentClient {
+  readonly agent: ServiceClient<typeof AgentService>;
+  readonly guest: ServiceClient<typeof Guest>;
+  /** Stdio of the process with that number. */
+  streams(streamId: number): ProcessStreams;
+  /** Resolves when the connection is lost, with the reason; undefined after close(). */
+  readonly closed: Promise<RuntimeError | undefined>;
+  close(): void;
+}
+
+/** Waits for the agent and connects to both of its ports. @throws RuntimeError `deadline_exceeded` when it never answers. */
+export async function connectAgent(sockets: { readonly controlSocket: string; readonly dataSocket: string }, options: WaitOptions): Promise<AgentClient> {
+  // One after the other: the agent answers on both ports or on none, and a failure leaves one thing to close.
+  const control = await openPort(sockets.controlSocket, options);
+  try {
+    const data = await openPort(sockets.dataSocket, options);
+    const client = TtrpcClient.over(linkAsDuplex(control.link));
+    const mux = new StdioMux();
+    mux.attach(data.link);
+    const close = (): void => {
+      client.close();
+      control.close();
+      data.close();
+    };
+    const closed = Promise.race([control.closed, data.closed]).then((error) => {
+      close();
+      return error;
+    });
+    return { agent: createServiceClient(AgentService, client), guest: createServiceClient(Guest, client), streams: (streamId) => muxStreams(mux, streamId), closed, close };
+  } catch (error) {
+    control.close();
+    throw error;
+  }
+}
+
+function muxStreams(mux: StdioMux, streamId: number): ProcessStreams {
+  const opened: { close(): void }[] = [];
+  const remember = <T extends { close(): void }>(stream: T): T => {
+    opened.push(stream);
+    return stream;
+  };
+  return {
+    openStdin: () => remember(mux.openSender(streamId, 0)),
+    openOutput: (fd, handlers) => remember(mux.openReceiver(streamId, fd, handlers)),
+    close: () => { for (const stream of opened) stream.close(); },
+  };
+}

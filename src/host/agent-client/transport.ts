@@ -1,0 +1,64 @@
+import { randomBytes } from "node:crypto";
+import type { Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import { Deadline, orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import { PacketLink } from "../../shared/channel/link.ts";
+import { PacketParser, encodeHello, sessionIdBytes } from "../../shared/channel/packet.ts";
+import { connectUnix } from "../../shared/linux/unix-socket.ts";
+
+/** How long the guest may take to answer a greeting before it is greeted again: it may have come up in between. */
+const answerTimeoutMs = 2_000;
+const retryMs = 20;
+
+/** A session on one port of the VM. */
+export interface PortSession {
+  readonly link: PacketLink;
+  /** Resolves when the connection is over, with why. */
+  readonly closed: Promise<RuntimeError | undefined>;
+  close(): void;
+}
+
+/** Connects to a port's socket and greets until the guest answers. @throws RuntimeError `deadline_exceeded`, `canceled`, or `unavailable` when nobody listens on the socket. */
+export async function openPort(socketPath: string, options: WaitOptions): Promise<PortSession> {
+  const deadline = Deadline.after(options.timeoutMs);
+  for (;;) {
+    const socket = await connectUnix(socketPath);
+    try {
+      return await greet(socket, { timeoutMs: Math.min(answerTimeoutMs, deadline.remainingMs), ...(options.signal && { signal: options.signal }) });
+    } catch (error) {
+      socket.destroy();
+      if (deadline.expired || options.signal?.aborted) throw RuntimeError.wrap(error, "wait for the agent");
+      if (!RuntimeError.is(error, "deadline_exceeded")) await delay(retryMs);
+    }
+  }
+}
+
+async function greet(socket: Socket, options: WaitOptions): Promise<PortSession> {
+  const sessionId = randomBytes(sessionIdBytes);
+  sessionId[0] = 1 + (sessionId[0] ?? 0) % 255; // not 0: see encodeHello
+  const parser = PacketParser.forHost(sessionId);
+  const link = new PacketLink(socket, sessionId);
+  const answered = Promise.withResolvers<void>();
+  const closed = Promise.withResolvers<RuntimeError | undefined>();
+  const end = (error?: RuntimeError): void => {
+    socket.destroy();
+    link.close();
+    closed.resolve(error);
+    answered.reject(error ?? new RuntimeError("unavailable", "the agent's port closed"));
+  };
+  answered.promise.catch(() => { /* awaited below, and of no interest after that */ });
+  socket.on("data", (chunk: Buffer) => {
+    for (const found of parser.push(chunk)) {
+      if (found.type === "session") answered.resolve();
+      else if (found.type === "packet") link.deliver(found.payload);
+      else end(new RuntimeError("data_loss", "the guest sent bytes that are no packet"));
+    }
+  });
+  socket.on("drain", () => link.drained());
+  socket.on("error", (error) => end(new RuntimeError("unavailable", `agent port: ${describeError(error)}`)));
+  socket.on("close", () => end(new RuntimeError("unavailable", "the agent's port closed")));
+  socket.write(encodeHello(sessionId));
+  await orAbandon(answered.promise, "greet the agent", options);
+  return { link, closed: closed.promise, close: () => end() };
+}
