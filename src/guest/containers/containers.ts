@@ -15,7 +15,8 @@ import { bundleFile, Container } from "./container.ts";
 import { containerCgroup, liesOnMount, parseProcess, parseSpec, prepareProcess, prepareSpec } from "./container-spec.ts";
 import type { Crun } from "./crun.ts";
 import { GuestProcess } from "./guest-process.ts";
-import { ProcessStdio, type StdioPort } from "./process-stdio.ts";
+import { ProcessStdio } from "./process-stdio.ts";
+import type { StdioPort } from "./stdio-port.ts";
 import { lookUpUser } from "./user.ts";
 import { startVmProcess } from "./vm-process.ts";
 
@@ -111,6 +112,7 @@ export class Containers {
     container.removing = true;
     const failures = await container.teardown.run();
     this.#containers.delete(containerId);
+    for (const process of container.processes) process.stdio.forget();
     const [first] = failures;
     if (first !== undefined) throw RuntimeError.wrap(first, `remove container "${containerId}"`);
   }
@@ -151,10 +153,15 @@ export class Containers {
     await settledWithin(processes, killTimeoutMs);
   }
 
-  /** The host has taken these events: what was kept of ended execs goes. */
+  /** The host has taken these events: what was kept of ended processes goes. A container itself stays until it is removed. */
   forgetUpTo(acknowledged: bigint): void {
+    for (const { init } of this.#containers.values()) if (init.isForgettable(acknowledged)) init.stdio.forget();
     for (const processes of [this.#vmProcesses, ...[...this.#containers.values()].map(({ execs }) => execs)]) {
-      for (const [execId, process] of processes) if (process.isForgettable(acknowledged)) processes.delete(execId);
+      for (const [execId, process] of processes) {
+        if (!process.isForgettable(acknowledged)) continue;
+        process.stdio.forget();
+        processes.delete(execId);
+      }
     }
   }
 

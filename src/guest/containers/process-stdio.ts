@@ -5,16 +5,9 @@ import { setTerminalSize } from "../linux/console-socket.ts";
 import { makePipe, pipeStream, terminalStream } from "../linux/pipes.ts";
 import type { TerminalSource } from "../linux/terminal-source.ts";
 import type { ChildStdio } from "./crun.ts";
-import { InputPump, type InputReceiver } from "./input-pump.ts";
-import { OutputPump, type OutputSender } from "./output-pump.ts";
-
-/** The data port, as far as a process's stdio uses it. */
-export interface StdioPort {
-  openOutput(streamId: number, fd: 1 | 2): OutputSender;
-  openInput(streamId: number): InputReceiver;
-  /** The process's streams are complete; what was sent is kept until it is acknowledged. */
-  closeInput(streamId: number): void;
-}
+import { InputPump } from "./input-pump.ts";
+import { OutputPump } from "./output-pump.ts";
+import type { StdioPort } from "./stdio-port.ts";
 
 /** Bytes a process wrote in all. */
 export interface OutputTotals {
@@ -90,6 +83,11 @@ export class ProcessStdio {
     this.#terminal?.stream.destroy();
     const [stdout, stderr] = this.#outputs;
     return { stdoutBytes: stdout?.bytes ?? 0, stderrBytes: stderr?.bytes ?? 0 };
+  }
+
+  /** The host has acknowledged the process's end. */
+  forget(): void {
+    if (this.#stdio !== undefined) this.#port.forget(this.#stdio.streamId);
   }
 
   #makePipes(stdin: boolean): ChildStdio {

@@ -11,7 +11,8 @@ import type { ProcessStatus } from "../reaper.ts";
 import { parseProcess } from "./container-spec.ts";
 import { GuestProcess } from "./guest-process.ts";
 import { spawnUnprotected } from "./oom-score.ts";
-import { ProcessStdio, type StdioPort } from "./process-stdio.ts";
+import { ProcessStdio } from "./process-stdio.ts";
+import type { StdioPort } from "./stdio-port.ts";
 
 /**
  * Joins the cgroup before the program runs. A session leader without a controlling terminal gets the

@@ -1,7 +1,24 @@
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { release } from "node:os";
-import { RuntimeError } from "../../shared/base/errors.ts";
+import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import type { Logger } from "../../shared/base/log.ts";
 import { SyscallError, call, callAsync, errno } from "../../shared/linux/libc.ts";
+
+/** What the first answer needs; virtio_pci, virtio_blk and erofs came with the initramfs. */
+export const modulesForTheChannel = ["virtio_console"] as const;
+/** What containers, disks and networks need; loaded behind the first answers, most wanted first. */
+const laterModules = ["virtio_scsi", "sd_mod", "ext4", "overlay", "virtio_net", "virtiofs", "virtio_rng", "vmgenid", "virtio_mem", "pvpanic", "pvpanic_pci", "9p", "9pnet_virtio", "squashfs", "ptp_kvm"] as const;
+
+/** Loads the rest. One that fails is logged: whatever needs it says so by itself. Never rejects. */
+export async function loadLaterModules(modules: ModuleIndex, log: Logger): Promise<void> {
+  for (const name of laterModules) {
+    try {
+      await modules.load(name);
+    } catch (error) {
+      log.info("kernel module not loaded", { module: name, error: describeError(error) });
+    }
+  }
+}
 
 const SYS_finit_module = process.arch === "arm64" ? 273 : 313;
 const MODULE_INIT_COMPRESSED_FILE = 4;

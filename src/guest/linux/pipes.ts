@@ -1,6 +1,6 @@
-import { closeSync } from "node:fs";
 import { Socket } from "node:net";
 import { call } from "../../shared/linux/libc.ts";
+import { pollableStream } from "../../shared/linux/pollable-stream.ts";
 
 const O_CLOEXEC = 0o2000000, O_NONBLOCK = 0o4000, F_SETFL = 4;
 
@@ -21,34 +21,8 @@ export function pipeStream(fd: number, direction: "read" | "write"): Socket {
   return new Socket({ fd, readable: direction === "read", writable: direction === "write" });
 }
 
-/** libuv's pipe handle, which polls any descriptor that can be polled (not in Node's types). */
-interface PipeHandle {
-  open(fd: number): number;
-  close(): void;
-}
-
-let pipeHandleClass: (new (type: number) => PipeHandle) | undefined;
-
-/**
- * A duplex stream over a PTY's master. net.Socket refuses a terminal by descriptor, and
- * tty.ReadStream writes with blocking calls, so the handle of a pipe is opened on it.
- */
+/** A duplex stream over a PTY's master. */
 export function terminalStream(fd: number): Socket {
   setNonBlocking(fd);
-  pipeHandleClass ??= findPipeHandleClass();
-  const handle = new pipeHandleClass(0);
-  const result = handle.open(fd);
-  if (result !== 0) throw new Error(`open a stream on descriptor ${fd}: libuv error ${result}`);
-  // Checked by a unit test: net.Socket takes a handle, an option that is missing from Node's types.
-  return new Socket({ handle, readable: true, writable: true } as object);
-}
-
-function findPipeHandleClass(): new (type: number) => PipeHandle {
-  const [readEnd, writeEnd] = makePipe();
-  const probe = new Socket({ fd: readEnd, readable: true, writable: false });
-  // `_handle` is Node's own field, the same since Node 0.8; the unit test of this file pins it.
-  const { _handle: handle } = probe as unknown as { _handle: PipeHandle };
-  probe.destroy();
-  closeSync(writeEnd);
-  return handle.constructor as new (type: number) => PipeHandle;
+  return pollableStream(fd);
 }

@@ -1,8 +1,7 @@
-import { spawn } from "node:child_process";
 import { closeSync } from "node:fs";
 import { Socket } from "node:net";
 import { RuntimeError } from "../base/errors.ts";
-import { trackOwnChild } from "./own-children.ts";
+import { call } from "./libc.ts";
 
 /** libuv's pipe handle: what net.Socket drives for pipes, and can drive for any descriptor that poll(2) knows. */
 interface PipeHandle { open(fd: number): number }
@@ -11,17 +10,19 @@ type PipeConstructor = new (type: number) => PipeHandle;
 const pipeTypeSocket = 0;
 
 let constructorOfPipe: PipeConstructor | undefined;
+const O_CLOEXEC = 0o2000000;
 
-/** Node exports the class nowhere; a child's standard input has an instance (docs/adr/0002). */
+/** Node exports the class nowhere; a socket on a pipe has an instance (docs/adr/0002). No process is started for it: in a VM under emulation that would cost tens of milliseconds. */
 function pipeConstructor(): PipeConstructor {
   if (constructorOfPipe === undefined) {
-    const child = spawn("/bin/true", { stdio: ["pipe", "ignore", "ignore"] });
-    trackOwnChild(child);
-    child.on("error", () => { /* the handle exists whether or not the program does */ });
-    const handle = (child.stdin as { _handle?: object } | null)?._handle; // undocumented, the same from Node 20 to 26
-    if (handle === undefined) throw new RuntimeError("internal", "this Node has no pipe handle on a child's standard input");
+    const pair = Buffer.alloc(8);
+    call("int pipe2(void *, int)", pair, O_CLOEXEC);
+    const probe = new Socket({ fd: pair.readInt32LE(0), readable: true, writable: false });
+    closeSync(pair.readInt32LE(4));
+    const handle = (probe as { _handle?: object | null })._handle; // undocumented, the same from Node 20 to 26
+    probe.destroy();
+    if (handle === undefined || handle === null) throw new RuntimeError("internal", "this Node has no pipe handle on a socket");
     constructorOfPipe = handle.constructor as PipeConstructor; // the class of the instance
-    child.stdin?.destroy();
   }
   return constructorOfPipe;
 }
