@@ -1,0 +1,216 @@
+import { createHash } from "node:crypto";
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { eventually } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { flockExclusive } from "../../shared/linux/flock.ts";
+import { runProcess } from "../../shared/linux/run-process.ts";
+import { packageRoot } from "../config/package-root.ts";
+import { readVersioned } from "../store/container-store.ts";
+import type { StateFolders } from "../store/paths.ts";
+import { encodeCpio, type CpioEntry } from "./cpio.ts";
+import { ModuleIndex } from "./kernel-modules.ts";
+import { cachedKernel, ensureKernel, type UnpackedKernel } from "./kernel-package.ts";
+import { agentModules, collectRootFiles, findProgram, initModules, type RootFile } from "./root-files.ts";
+
+/** A kernel with the images it boots. */
+export interface GuestImage {
+  readonly version: 1;
+  /** Hash of everything that went in. */
+  readonly id: string;
+  readonly kernelRelease: string;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  readonly rootImagePath: string;
+  readonly sizes: { readonly kernelBytes: number; readonly initramfsBytes: number; readonly rootImageBytes: number };
+  /** sha256 of the three files, in that order. */
+  readonly hashes: readonly [string, string, string];
+  /** Paths in the root image, with their sizes. */
+  readonly contents: readonly { readonly path: string; readonly bytes: number }[];
+}
+
+/** Changes when this builder makes something else of the same inputs. */
+const builderVersion = 1;
+/** Building takes some 10 s, fetching the kernel longer. */
+const buildTimeoutMs = 20 * 60_000;
+/** A fixed UUID, so that the same files give the same image. */
+const rootImageUuid = "c3e7a3f0-5f0e-4e0c-9a5e-0000000000c5";
+
+/** Options of {@link ensureGuestImage}. */
+export interface GuestImageOptions {
+  readonly onProgress?: (what: string) => void;
+}
+
+/**
+ * The guest image for this package and these tools: the one that was made before, or a new one. The
+ * inputs are compared by size and time, which takes milliseconds; makers wait for one another.
+ */
+export async function ensureGuestImage(folders: StateFolders, options: GuestImageOptions = {}): Promise<GuestImage> {
+  const known = knownGuestImage(folders);
+  if (known !== undefined) return known;
+  const guest = join(folders.data, "guest");
+  mkdirSync(guest, { recursive: true, mode: 0o711 });
+  const lock = await eventually("wait for another process that makes the guest image", () => flockExclusive(join(guest, "build.lock")), { timeoutMs: buildTimeoutMs, intervalMs: 200 });
+  try {
+    return knownGuestImage(folders) ?? await buildGuestImage(folders, options.onProgress ?? (() => undefined));
+  } finally {
+    closeSync(lock);
+  }
+}
+
+/** The image made for the present inputs, if there is one and its files are whole in size. */
+function knownGuestImage(folders: StateFolders): GuestImage | undefined {
+  const kernel = cachedKernel(folders);
+  if (kernel === undefined) return undefined;
+  const pointer = join(folders.data, "guest/by-inputs", fingerprint(kernel));
+  if (!existsSync(pointer)) return undefined;
+  const image = readVersioned(join(folders.data, "guest/images", readFileSync(pointer, "utf8"), "manifest.json")) as GuestImage | undefined; // written by buildGuestImage alone
+  return image !== undefined && sizesMatch(image) ? image : undefined;
+}
+
+/** Compares every file with its hash. @throws RuntimeError `data_loss` (reason `guest_image_corrupt`). */
+export function verifyGuestImage(image: GuestImage): void {
+  const files = [image.kernelPath, image.initramfsPath, image.rootImagePath];
+  for (const [index, path] of files.entries()) {
+    const hash = existsSync(path) ? sha256(readFileSync(path)) : "missing";
+    if (hash !== image.hashes[index]) throw new RuntimeError("data_loss", `guest image "${path}": its content has changed`, { reason: "guest_image_corrupt", hint: `remove "${dirname(path)}"; it is made again by the next run` });
+  }
+}
+
+/** What the image depends on, by size and time of change. */
+function fingerprint(kernel: UnpackedKernel): string {
+  const root = packageRoot();
+  const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), process.execPath, ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox"].map(findProgram)];
+  const facts = inputs.map((path) => {
+    const { size, mtimeMs } = statSync(path);
+    return `${path} ${size} ${mtimeMs}`;
+  });
+  return sha256(Buffer.from([`builder ${builderVersion}`, ...facts].join("\n"))).slice(0, 32);
+}
+
+function sizesMatch(image: GuestImage): boolean {
+  const sizes: readonly [string, number][] = [[image.kernelPath, image.sizes.kernelBytes], [image.initramfsPath, image.sizes.initramfsBytes], [image.rootImagePath, image.sizes.rootImageBytes]];
+  return sizes.every(([path, bytes]) => existsSync(path) && statSync(path).size === bytes);
+}
+
+async function buildGuestImage(folders: StateFolders, onProgress: (what: string) => void): Promise<GuestImage> {
+  const kernel = await ensureKernel(folders, onProgress);
+  const images = join(folders.data, "guest/images");
+  mkdirSync(images, { recursive: true, mode: 0o711 });
+  for (const name of readdirSync(images)) if (name.startsWith(".new-")) rmSync(join(images, name), { recursive: true, force: true }); // of a maker that died; we hold the lock
+  const temporary = mkdtempSync(join(images, ".new-"));
+  try {
+    onProgress("making the guest image");
+    const modules = new ModuleIndex(readFileSync(join(kernel.modules, "modules.dep"), "utf8"), readFileSync(join(kernel.modules, "modules.builtin"), "utf8"));
+    writeFileSync(join(temporary, "initramfs.cpio"), makeInitramfs(kernel, modules));
+    const staging = join(temporary, "root");
+    const contents = await stageRoot(staging, kernel, modules);
+    await runProcess("mkfs.erofs", ["-T0", "-U", rootImageUuid, "--all-root", "--quiet", join(temporary, "root.erofs"), staging], { timeoutMs: buildTimeoutMs });
+    rmSync(staging, { recursive: true });
+    copyFileSync(kernel.vmlinux, join(temporary, "vmlinux"));
+    return publish(folders, temporary, kernel, contents);
+  } finally {
+    rmSync(temporary, { recursive: true, force: true });
+  }
+}
+
+function publish(folders: StateFolders, temporary: string, kernel: UnpackedKernel, contents: GuestImage["contents"]): GuestImage {
+  const files = ["vmlinux", "initramfs.cpio", "root.erofs"] as const;
+  const hash = (name: string): string => sha256(readFileSync(join(temporary, name)));
+  const hashes = [hash(files[0]), hash(files[1]), hash(files[2])] as const;
+  const id = sha256(Buffer.from(hashes.join("\n"))).slice(0, 32);
+  const folder = join(folders.data, "guest/images", id);
+  const size = (name: string): number => statSync(join(temporary, name)).size;
+  const image: GuestImage = {
+    version: 1, id, kernelRelease: kernel.release,
+    kernelPath: join(folder, files[0]), initramfsPath: join(folder, files[1]), rootImagePath: join(folder, files[2]),
+    sizes: { kernelBytes: size(files[0]), initramfsBytes: size(files[1]), rootImageBytes: size(files[2]) },
+    hashes, contents,
+  };
+  writeFileAtomic(join(temporary, "manifest.json"), JSON.stringify(image, undefined, 1), 0o644);
+  // World-readable: QEMU runs as an unprivileged user, and a sandbox cannot write what it cannot open for writing.
+  for (const name of files) chmodSync(join(temporary, name), 0o444);
+  chmodSync(temporary, 0o755);
+  rmSync(folder, { recursive: true, force: true });
+  renameSync(temporary, folder);
+  const pointers = join(folders.data, "guest/by-inputs");
+  mkdirSync(pointers, { recursive: true });
+  writeFileAtomic(join(pointers, fingerprint(kernel)), id);
+  return image;
+}
+
+function makeInitramfs(kernel: UnpackedKernel, modules: ModuleIndex): Buffer {
+  const files = modules.resolve(initModules);
+  const folder = (path: string): CpioEntry => ({ path, type: "folder", mode: 0o755, content: new Uint8Array() });
+  const file = (path: string, source: string, mode: number): CpioEntry => ({ path, type: "file", mode, content: readFileSync(source) });
+  const names = files.map((path) => path.slice(path.lastIndexOf("/") + 1));
+  return encodeCpio([
+    ...["bin", "dev", "modules", "proc", "root", "sys"].map(folder),
+    file("bin/busybox", findProgram("busybox"), 0o755),
+    file("init", join(packageRoot(), "guest-image/init"), 0o755),
+    ...files.map((path, index) => file(`modules/${names[index]}`, join(kernel.modules, path), 0o644)),
+    { path: "modules/order", type: "file", mode: 0o644, content: Buffer.from(names.join("\n") + "\n") },
+  ]);
+}
+
+/** Folders of the root image; those that the agent mounts over are empty. */
+const rootFolders = ["dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/lib/casemate", "usr/sbin", "var"];
+/** Links: the merged /usr of Debian, and files the agent writes for each sandbox (docs/agent.md). */
+const rootLinks: Readonly<Record<string, string>> = {
+  bin: "usr/bin", sbin: "usr/sbin", lib: "usr/lib", lib64: "usr/lib64", "var/run": "/run", "var/tmp": "/tmp",
+  "etc/hostname": "/run/casemate/sandbox/hostname", "etc/hosts": "/run/casemate/sandbox/hosts", "etc/resolv.conf": "/run/casemate/sandbox/resolv.conf", "etc/machine-id": "/run/casemate/sandbox/machine-id",
+  "etc/mtab": "/proc/self/mounts",
+};
+const rootTexts: Readonly<Record<string, string>> = {
+  "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+  "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+};
+
+async function stageRoot(staging: string, kernel: UnpackedKernel, modules: ModuleIndex): Promise<GuestImage["contents"]> {
+  for (const folder of rootFolders) mkdirSync(join(staging, folder), { recursive: true });
+  for (const [path, target] of Object.entries(rootLinks)) symlinkSync(target, join(staging, path));
+  for (const [path, text] of Object.entries(rootTexts)) writeFileSync(join(staging, path), text);
+  const moduleFolder = `usr/lib/modules/${kernel.release}`;
+  const moduleFiles = [...modules.resolve([...initModules, ...agentModules]), "modules.order", "modules.builtin", "modules.builtin.modinfo"].map((path): RootFile => ({ target: `/${moduleFolder}/${path}`, source: join(kernel.modules, path), mode: 0o644 }));
+  const files = [...await collectRootFiles(), ...moduleFiles];
+  for (const { target, source, mode } of files) {
+    const path = join(staging, target);
+    mkdirSync(dirname(path), { recursive: true });
+    copyFileSync(source, path);
+    chmodSync(path, mode);
+  }
+  await linkApplets(staging, new Set(files.map(({ target }) => target)));
+  await runProcess("depmod", ["-b", join(staging, "usr"), kernel.release]).catch(async () => runProcess("depmod", ["-b", staging, kernel.release]));
+  // Symbols for debuggers are a seventh of Node's size; without `strip` the image is just larger.
+  await runProcess("strip", [join(staging, "usr/bin/node")]).catch(() => undefined);
+  utimesSync(staging, 0, 0);
+  return files.map(({ target }) => ({ path: target, bytes: statSync(join(staging, target)).size }));
+}
+
+/** `exec --vm` gives a shell in the guest itself: busybox's applets under their names, where nothing better has the name. */
+async function linkApplets(staging: string, taken: ReadonlySet<string>): Promise<void> {
+  const { stdout } = await runProcess(findProgram("busybox"), ["--list"]);
+  for (const applet of stdout.toString().split("\n").filter((name) => name !== "" && name !== "busybox")) {
+    if (!taken.has(`/usr/bin/${applet}`)) symlinkSync("busybox", join(staging, "usr/bin", applet));
+  }
+}
+
+/** The kernel's command line. */
+export function kernelCommandLine(): string {
+  return [
+    "console=ttyS0",
+    "quiet",
+    // A panic must end the VM at once, so that its owner learns of it; pvpanic has told it why.
+    "panic=-1",
+    // The self-tests of ciphers take seconds under emulation; the distribution ran them on this kernel.
+    "cryptomgr.notests",
+    // The guest trusts its (virtual) CPU and its bootloader anyway: both are the host.
+    "random.trust_cpu=on", "random.trust_bootloader=on",
+    "net.ifnames=0",
+  ].join(" ");
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
