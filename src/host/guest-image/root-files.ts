@@ -22,8 +22,8 @@ export const agentModules = [
   "virtio_console", "virtio_scsi", "sd_mod", "virtio_net", "virtio_rng", "virtio_mem", "virtiofs", "overlay", "ext4", "squashfs", "fuse", "9p", "9pnet_virtio",
   "vmgenid", "pvpanic_pci", "tun", "veth", "bridge", "loop",
 ] as const;
-/** Modules the initramfs needs to mount the root image. */
-export const initModules = ["virtio_pci", "virtio_blk", "erofs"] as const;
+/** Modules the initramfs needs to mount the root image. erofs and ext4 ask the kernel for "crc32c" by name, which modules.dep does not know. */
+export const initModules = ["virtio_pci", "virtio_blk", "crc32c_generic", "erofs"] as const;
 
 /** Every file of the host in the root image: Node, the agent, its programs and the libraries they need. */
 export async function collectRootFiles(): Promise<RootFile[]> {
