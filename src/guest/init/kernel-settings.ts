@@ -25,7 +25,7 @@ const fileLimit = 1_048_576n;
 export function setKernelSettings(): void {
   for (const [name, value] of Object.entries(sysctls)) {
     const file = `/proc/sys/${name}`;
-    if (existsSync(file)) writeFileSync(file, value);
+    if (existsSync(file)) writeFileSync(file, `${value}\n`);
   }
   const limit = Buffer.alloc(16);
   limit.writeBigUInt64LE(fileLimit, 0);
