@@ -1,25 +1,32 @@
 // Regenerates src/shared/protocol/gen from proto/. With --check: fails when the committed code differs.
-import { execFileSync } from "node:child_process";
-import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
+import { runProcess } from "../src/shared/linux/run-process.ts";
 
-const root = new URL("..", import.meta.url).pathname;
+const root = join(import.meta.dirname, "..");
 const gen = "src/shared/protocol/gen";
-const check = process.argv.includes("--check");
-const before = mkdtempSync(join(tmpdir(), "casemate-gen-"));
-try {
-  if (check) cpSync(join(root, gen), before, { recursive: true });
-  rmSync(join(root, gen), { recursive: true, force: true });
-  execFileSync("node_modules/.bin/buf", ["generate"], { cwd: root, stdio: "inherit", env: { ...process.env, PATH: `${root}node_modules/.bin:${process.env["PATH"]}` } });
-  if (check) {
-    try {
-      execFileSync("diff", ["-r", before, gen], { cwd: root, stdio: "inherit" });
-    } catch {
-      console.error("generated code differs from what is committed: run `npm run generate` and commit the result");
-      process.exitCode = 1;
-    }
-  }
-} finally {
-  rmSync(before, { recursive: true, force: true });
+/** buf starts in a second; its first start after an installation takes a few. */
+const timeoutMs = 60_000;
+
+async function generate(into: string): Promise<void> {
+  rmSync(join(into, gen), { recursive: true, force: true });
+  // buf finds its plugin, and the plugin its Node, by PATH.
+  const env = { ...process.env, PATH: [join(root, "node_modules/.bin"), process.env["PATH"]].join(delimiter) };
+  await runProcess(join(root, "node_modules/.bin/buf"), ["generate", "--output", into], { cwd: root, env, timeoutMs });
 }
+
+async function check(): Promise<void> {
+  const fresh = mkdtempSync(join(tmpdir(), "casemate-gen-"));
+  try {
+    await generate(fresh);
+    const { exitCode, stdout } = await runProcess("diff", ["-r", join(root, gen), join(fresh, gen)], { okExitCodes: [0, 1], timeoutMs });
+    if (exitCode === 0) return;
+    console.error(`${stdout.toString()}generated code differs from what is committed: run \`npm run generate\` and commit the result`);
+    process.exitCode = 1;
+  } finally {
+    rmSync(fresh, { recursive: true, force: true });
+  }
+}
+
+await (process.argv.includes("--check") ? check() : generate(root));

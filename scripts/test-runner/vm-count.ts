@@ -1,0 +1,44 @@
+import { descendants } from "./descendants.ts";
+
+const sampleMs = 500;
+
+/**
+ * Counts the VMs that tests start and how long they live, by looking: a VM lives for seconds, so
+ * looking twice a second misses none, and the program under test needs no part for it.
+ */
+export class VmCount {
+  readonly #seen = new Map<string, { firstMs: number; lastMs: number }>();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor() {
+    this.#timer = setInterval(() => this.#sample(), sampleMs);
+    this.#timer.unref();
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  get count(): number {
+    return this.#seen.size;
+  }
+
+  /** Lifetimes of all VMs added up. */
+  get seconds(): number {
+    return [...this.#seen.values()].reduce((sum, { firstMs, lastMs }) => sum + (lastMs - firstMs + sampleMs) / 1000, 0);
+  }
+
+  #sample(): void {
+    const now = performance.now();
+    for (const { pid, startTimeTicks, command } of descendants()) {
+      if (!isVm(command)) continue;
+      const key = `${pid} ${startTimeTicks}`;
+      this.#seen.set(key, { firstMs: this.#seen.get(key)?.firstMs ?? now, lastMs: now });
+    }
+  }
+}
+
+/** QEMU with a machine to run, not `qemu-system-x86_64 --version` or a wrapper that names it. */
+export function isVm(command: string): boolean {
+  return /^(\S*\/)?qemu-system-\S+ /.test(command) && /\s-(machine|M|kernel|incoming|accel)\s/.test(command);
+}

@@ -1,0 +1,49 @@
+import { AssertionError } from "node:assert";
+import { RuntimeError } from "../../src/shared/base/errors.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
+import { type HostListing, type ListingOptions, listHost } from "./host-listing.ts";
+
+/** Options of {@link watchHost}. */
+export interface CleanOptions extends Partial<ListingOptions> {
+  /** How long ends that are under way may take, in milliseconds. Default 5000: a killed QEMU with 1 GiB needs one second on a loaded machine. */
+  readonly graceMs?: number;
+  /**
+   * Things that other programs of the machine make and remove meanwhile, by kind. Only for what
+   * cannot be ours.
+   */
+  readonly ignore?: (kind: string, line: string) => boolean;
+}
+
+/** The host as it was; asked at the end whether it is so again. */
+export interface HostWatch {
+  /** @throws AssertionError that lists exactly what is there now and was not before. */
+  readonly assertHostClean: () => Promise<void>;
+}
+
+/**
+ * Takes full listings of the host before a test. Full, because what a test leaks it does not know
+ * of; so no two tests that use this may run at once.
+ */
+export function watchHost(options: CleanOptions = {}): HostWatch {
+  const folders = options.folders ?? [];
+  const ignore = options.ignore ?? (() => false);
+  const before = listHost({ folders });
+  const left = (): string[] => added(before, listHost({ folders }), ignore);
+  return {
+    assertHostClean: async () => {
+      try {
+        await eventually("a clean host", () => (left().length === 0 ? true : undefined), { timeoutMs: options.graceMs ?? 5_000, intervalMs: 100 });
+      } catch (error) {
+        if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+        const remaining = left();
+        if (remaining.length > 0) throw new AssertionError({ message: `left on the host:\n${remaining.map((line) => `  ${line}`).join("\n")}` });
+      }
+    },
+  };
+}
+
+/** What is in the second listing only, and what is in the first only where its loss is damage too. */
+function added(before: HostListing, after: HostListing, ignore: (kind: string, line: string) => boolean): string[] {
+  return [...after].flatMap(([kind, listed]) =>
+    [...listed].filter((line) => before.get(kind)?.has(line) !== true && !ignore(kind, line)).map((line) => `${kind}: ${line}`));
+}

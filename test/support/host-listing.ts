@@ -1,0 +1,103 @@
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { isErrnoException } from "../../src/shared/base/errors.ts";
+import { readProcStat } from "../../src/shared/linux/proc.ts";
+
+/** Everything on the host that a sandbox could leave behind: kind to full listing, one line each. */
+export type HostListing = ReadonlyMap<string, ReadonlySet<string>>;
+
+/** Where to look beside the places that every test shares. */
+export interface ListingOptions {
+  /** State folders of the test: everything in them is listed. */
+  readonly folders: readonly string[];
+}
+
+/** Lists the host as it is now. */
+export function listHost(options: ListingOptions): HostListing {
+  return new Map<string, ReadonlySet<string>>([
+    ["mount", new Set(mounts())],
+    ["process", new Set(processes())],
+    ["loop device", new Set(loopDevices())],
+    ["network link", new Set(readNames("/sys/class/net"))],
+    ["network namespace", new Set(readNames("/run/netns"))],
+    ["cgroup", new Set(cgroups())],
+    ["unix socket", new Set(unixSockets())],
+    ["temporary file", new Set(["/tmp", "/dev/shm", "/var/tmp", "/run"].flatMap((folder) => readNames(folder).map((name) => join(folder, name))))],
+    ["state", new Set([...options.folders, "/var/lib/casemate", "/run/casemate"].flatMap((folder) => filesBelow(folder)))],
+  ]);
+}
+
+/** Without the first fields: a mount's number changes when another is made and removed. */
+function mounts(): string[] {
+  return lines("/proc/self/mountinfo").map((line) => line.split(" ").slice(2).join(" "));
+}
+
+/** Live processes but this one and the kernel's own; a zombie is gone as far as we are concerned. */
+function processes(): string[] {
+  return readNames("/proc").flatMap((name) => {
+    const pid = Number(name);
+    if (!Number.isInteger(pid) || pid === process.pid) return [];
+    const stat = readProcStat(pid);
+    const command = stat === undefined ? "" : readIfThere(`/proc/${name}/cmdline`).replaceAll("\0", " ").trim();
+    // A kernel thread has no command line and descends from kthreadd (pid 2).
+    if (stat === undefined || stat.state === "Z" || stat.state === "X" || pid === 2 || stat.parentPid === 2) return [];
+    return [`${pid} (started at tick ${stat.startTimeTicks}) ${command}`];
+  });
+}
+
+function loopDevices(): string[] {
+  return readNames("/sys/block").filter((name) => name.startsWith("loop")).flatMap((name) => {
+    const backing = readIfThere(`/sys/block/${name}/loop/backing_file`).trim();
+    return backing === "" ? [] : [`/dev/${name} of ${backing}`];
+  });
+}
+
+/** Folders of every cgroup hierarchy, version 1 or 2. */
+function cgroups(): string[] {
+  return lines("/proc/self/mountinfo")
+    .filter((line) => / - cgroup2? /.test(line))
+    .flatMap((line) => foldersBelow(line.split(" ")[4] ?? ""));
+}
+
+/** Sockets with a path or an abstract name. */
+function unixSockets(): string[] {
+  return lines("/proc/net/unix").slice(1).flatMap((line) => {
+    const path = line.trim().split(/\s+/).slice(7).join(" ");
+    return path === "" ? [] : [path];
+  });
+}
+
+function foldersBelow(folder: string): string[] {
+  return readEntries(folder).filter((entry) => entry.isDirectory()).flatMap((entry) => [join(folder, entry.name), ...foldersBelow(join(folder, entry.name))]);
+}
+
+function filesBelow(folder: string): string[] {
+  return readEntries(folder).flatMap((entry) => [join(folder, entry.name), ...(entry.isDirectory() ? filesBelow(join(folder, entry.name)) : [])]);
+}
+
+function readNames(folder: string): string[] {
+  return existsSync(folder) ? readdirSync(folder) : [];
+}
+
+/** Empty when the folder has gone while we were on the way to it. */
+function readEntries(folder: string) {
+  try {
+    return readdirSync(folder, { withFileTypes: true });
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "ENODEV")) return [];
+    throw error;
+  }
+}
+
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (["ENOENT", "ESRCH", "ENXIO"].some((code) => isErrnoException(error, code))) return "";
+    throw error;
+  }
+}
+
+function lines(path: string): string[] {
+  return readFileSync(path, "utf8").split("\n").filter((line) => line !== "");
+}
