@@ -108,11 +108,11 @@ export class PasstGuest {
       this.#send(frame.subarray(6, 12), 0x0800, ipv4(6, this.#address, from, tcp(this.#address, from, frame.readUInt16BE(36), frame.readUInt16BE(34), sequence, acknowledged, replyFlags, payload)));
     const theirSequence = frame.readUInt32BE(38);
     const acknowledged = frame.readUInt32BE(42);
-    if (process.env.DBG) console.log("tcp", from, flags.toString(16), theirSequence, acknowledged, frame.length);
     if ((flags & 0x02) !== 0) {
       reply(5000, theirSequence + 1, 0x12);
-      // passt acknowledges the handshake only with data of its own.
-      reply(5001, theirSequence + 1, 0x18, Buffer.from(`${line}\n`));
+      // passt acknowledges the handshake only with data of its own; and Debian 12's spins for ever when data comes in one piece with the SYN's answer.
+      const apartMs = 50;
+      setTimeout(() => reply(5001, theirSequence + 1, 0x18, Buffer.from(`${line}\n`)), apartMs);
     } else if ((flags & 0x01) !== 0) reply(acknowledged, theirSequence + 1, 0x11);
   }
 

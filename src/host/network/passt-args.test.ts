@@ -7,7 +7,7 @@ import { passtArgs } from "./passt-args.ts";
 
 const slot = slotAddresses(parseSlotRange("10.87.0.0/16"), 1);
 const dual: HostNetwork = { ipv4Uplink: true, ipv6Uplink: true, nameservers: ["127.0.0.53", "fd00::1"], searchDomains: ["example.org"] };
-const argsOn = (host: HostNetwork, ports: Parameters<typeof passtArgs>[0]["ports"] = []): string => passtArgs({ fd: 3, slot, gatewayMacAddress: "02:00:00:00:00:01", host, ports }).join(" ");
+const argsOn = (host: HostNetwork, ports: Parameters<typeof passtArgs>[0]["ports"] = []): string => passtArgs({ fd: 3, slot, gatewayMacAddress: "02:00:00:00:00:01", host, ports, guarded: false }).join(" ");
 const common = "--foreground --quiet --fd 3 --log-file passt.log --log-size 262144 --pid passt.pid --mac-addr 02:00:00:00:00:01 --no-dhcp --no-dhcpv6 --no-ra --no-map-gw";
 const v4 = "--address 10.87.0.10 --netmask 29 --gateway 10.87.0.9";
 const v6 = "--address fd63:6173:a57:8::2 --gateway fd63:6173:a57:8::1";
@@ -29,6 +29,12 @@ test("passtArgs() gives each published port an option of its own", () => {
     { protocol: "tcp", hostAddress: "::1", hostPort: 81, containerPort: 81 },
   ]);
   assert.ok(args.endsWith("--tcp-ports 80:8080 --tcp-ports ::1/81:81 --udp-ports 127.0.0.1/53:53"), args);
+});
+
+test("passtArgs() maps the gateway to loopback only for UDP behind the guard", () => {
+  const udp = { protocol: "udp", hostAddress: "", hostPort: 53, containerPort: 53 } as const;
+  const mapped = (guarded: boolean, ports: Parameters<typeof passtArgs>[0]["ports"]): boolean => !passtArgs({ fd: 3, slot, gatewayMacAddress: "02:00:00:00:00:01", host: dual, ports, guarded }).includes("--no-map-gw");
+  assert.deepEqual([mapped(true, [udp]), mapped(false, [udp]), mapped(true, []), mapped(true, [{ ...udp, protocol: "tcp" }])], [true, false, false, false]);
 });
 
 test("describeGuestNetwork() tells the guest all it has to set up", () => {

@@ -16,6 +16,8 @@ export interface PasstSettings {
   readonly gatewayMacAddress: string;
   readonly host: HostNetwork;
   readonly ports: readonly PublishedPort[];
+  /** The packet filter keeps passt off the host's loopback (loopback-guard.ts). */
+  readonly guarded: boolean;
 }
 
 /** Which families the guest gets. Without any uplink it is IPv4 alone, for the published ports. */
@@ -27,7 +29,7 @@ export function guestFamilies(host: HostNetwork): { readonly ipv4: boolean; read
  * passt's arguments. The guest is configured by the agent, so everything that would configure it
  * from the network is off.
  */
-export function passtArgs({ fd, slot, gatewayMacAddress, host, ports }: PasstSettings): string[] {
+export function passtArgs({ fd, slot, gatewayMacAddress, host, ports, guarded }: PasstSettings): string[] {
   const { ipv4, ipv6 } = guestFamilies(host);
   const resolverFamilies = forwardedFamilies(host);
   return [
@@ -35,8 +37,9 @@ export function passtArgs({ fd, slot, gatewayMacAddress, host, ports }: PasstSet
     "--log-file", passtFiles.log, "--log-size", String(logBytes), "--pid", passtFiles.pid,
     "--mac-addr", gatewayMacAddress,
     "--no-dhcp", "--no-dhcpv6", "--no-ra",
-    // The gateway address would be the host's loopback.
-    "--no-map-gw",
+    // Without this the gateway address is the host's loopback; with it the answers of a published UDP
+    // port do not find back to a client on the host's loopback.
+    ...(guarded && ports.some(({ protocol }) => protocol === "udp") ? [] : ["--no-map-gw"]),
     ...(ipv4 ? ["--address", slot.ipv4.guest, "--netmask", String(slot.ipv4.prefixLength), "--gateway", slot.ipv4.gateway] : []),
     ...(ipv6 ? ["--address", slot.ipv6.guest, "--gateway", slot.ipv6.gateway] : []),
     ...(resolverFamilies.ipv4 ? ["--dns-forward", slot.ipv4.resolver] : []),

@@ -13,6 +13,7 @@ import { addressSlotKind, type AddressSlot, type SlotRange } from "./address-slo
 import { choosePorts, portTaken } from "./free-ports.ts";
 import { describeGuestNetwork, macAddress, networkWarnings, type GuestNetwork } from "./guest-network.ts";
 import { readHostNetwork, type HostNetwork } from "./host-network.ts";
+import { loopbackGuardKind } from "./loopback-guard.ts";
 import { passtArgs, passtFiles } from "./passt-args.ts";
 
 /** Longest time passt may take to bind its ports; it takes some 20 ms, a thousand ports 100 ms. */
@@ -58,15 +59,23 @@ export async function startUserNetwork(request: NetworkRequest, ledger: Ledger, 
   const host = readHostNetwork();
   const ports = await choosePorts(wanted);
   const slot = await ledger.plan((plan) => plan(addressSlotKind, { folder: request.slotFolder, sandboxId, range: request.range })).take(undo);
-  const passt = await ledger.plan((plan) => plan(passtKind, { ...request, slot, host, ports })).take(undo);
+  const gap = await guardLoopback(request, slot, host, ledger, undo);
+  const passt = await ledger.plan((plan) => plan(passtKind, { ...request, slot, host, ports, guarded: gap.length === 0 })).take(undo);
   const guest = describeGuestNetwork(sandboxId, slot, host);
-  return { nic: { nicId: "net0", macAddress: guest.macAddress, fd: passt.fd }, guest, ports, warnings: networkWarnings(host), exited: passt.process.exited };
+  return { nic: { nicId: "net0", macAddress: guest.macAddress, fd: passt.fd }, guest, ports, warnings: [...networkWarnings(host), ...gap], exited: passt.process.exited };
+}
+
+async function guardLoopback({ user }: NetworkRequest, slot: AddressSlot, host: HostNetwork, ledger: Ledger, undo: UndoStack): Promise<string[]> {
+  const missing = user === undefined ? "the packet filter needs root"
+    : await ledger.plan((plan) => plan(loopbackGuardKind, { slot: slot.slot, uid: user.uid, nameservers: host.nameservers })).take(undo);
+  return missing === undefined ? [] : [`a hostile guest could reach services on this host's loopback addresses (${missing})`];
 }
 
 interface PasstSpec extends Omit<NetworkRequest, "ports"> {
   readonly ports: readonly PublishedPort[];
   readonly slot: AddressSlot;
   readonly host: HostNetwork;
+  readonly guarded: boolean;
 }
 
 interface PasstRecord extends TaggedProcessRecord {
@@ -108,7 +117,7 @@ export const passtKind: ResourceKind<PasstSpec, PasstRecord, Passt> = {
 async function spawnPasst(record: PasstRecord, spec: PasstSpec, theirs: number): Promise<ManagedProcess> {
   const log = openSync(join(record.folder, "start.log"), "w", 0o600);
   try {
-    const args = passtArgs({ fd: childFd, slot: spec.slot, gatewayMacAddress: macAddress(spec.sandboxId, "gateway"), host: spec.host, ports: spec.ports });
+    const args = passtArgs({ fd: childFd, slot: spec.slot, gatewayMacAddress: macAddress(spec.sandboxId, "gateway"), host: spec.host, ports: spec.ports, guarded: spec.guarded });
     // Started as that user rather than told to change to it: some versions of passt bind no port below 1024 after a change.
     const command = asUser(spec.user, spec.ports.some(({ hostPort }) => hostPort < 1024) ? ["net_bind_service"] : [], { file: "passt", args });
     return await startProcess(command.file, command.args, { env: taggedEnvironment(record.token), cwd: record.folder, stdio: ["ignore", log, log, theirs] });

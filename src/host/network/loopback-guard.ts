@@ -1,0 +1,92 @@
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { runProcess } from "../../shared/linux/run-process.ts";
+import type { ResourceKind, ResourceRecord } from "../store/ledger.ts";
+
+/**
+ * Keeps a guest off the host's loopback services. passt's --no-map-gw takes away the gateway's way
+ * there, but older versions (Debian 12's) still connect to 127.0.0.1, ::1 or 0.0.0.0 when a guest's
+ * packet says so, and a hostile guest's kernel sends what it likes. So connections that passt's user
+ * opens to loopback are refused by the host's packet filter; answers on published ports are no new
+ * connections and pass.
+ */
+export interface GuardSpec {
+  /** Number of the sandbox's address slot; names the chain. */
+  readonly slot: number;
+  /** User of passt and of no other program that talks over loopback. */
+  readonly uid: number;
+  /** The host's name servers; those on loopback stay reachable, for datagrams, as passt forwards them. */
+  readonly nameservers: readonly string[];
+}
+
+interface GuardRecord extends ResourceRecord {
+  readonly kind: "loopback-guard";
+  readonly chain: string;
+  readonly uid: number;
+}
+
+interface Family {
+  readonly tool: "iptables" | "ip6tables";
+  readonly loopback: string;
+  readonly isMine: (address: string) => boolean;
+}
+
+const families: readonly Family[] = [
+  { tool: "iptables", loopback: "127.0.0.0/8", isMine: (address) => address.startsWith("127.") },
+  { tool: "ip6tables", loopback: "::1/128", isMine: (address) => address === "::1" },
+];
+/** Seconds to wait for another program that changes the packet filter. */
+const lockWaitSeconds = "5";
+const toolTimeoutMs = 10_000;
+/** Exit codes of iptables that say "no such rule or chain". */
+const absentExitCodes = [0, 1, 2];
+
+/** The packet-filter rules of one sandbox. Held: undefined, or why there are none. */
+export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | undefined> = {
+  kind: "loopback-guard",
+  plan: ({ slot, uid }) => ({ kind: "loopback-guard", name: "loopback", chain: `casemate-${slot}`, uid }),
+  act: async (record, { nameservers }) => {
+    try {
+      for (const family of families) {
+        await removeRules(record, family); // of a sandbox that crashed on a slot with this number
+        await runProcess(`${family.tool}-restore`, ["--noflush", "-w", lockWaitSeconds], { input: guardRules(record, family, nameservers), timeoutMs: toolTimeoutMs });
+      }
+      return undefined;
+    } catch (error) {
+      if (RuntimeError.is(error) && error.reason === "tool_missing") return "iptables is not installed";
+      throw RuntimeError.wrap(error, "keep the guest off the host's loopback");
+    }
+  },
+  release: async (record) => {
+    for (const family of families) await removeRules(record, family);
+  },
+};
+
+/** One family's rules as iptables-restore reads them: all or none take effect. */
+export function guardRules({ chain, uid }: Pick<GuardRecord, "chain" | "uid">, { loopback, isMine }: Pick<Family, "loopback" | "isMine">, nameservers: readonly string[]): string {
+  return [
+    "*filter",
+    `:${chain} - [0:0]`,
+    ...nameservers.filter(isMine).map((server) => `-A ${chain} -d ${server} -p udp --dport 53 -j RETURN`),
+    `-A ${chain} -j REJECT`,
+    `-I OUTPUT 1 ${jump(chain, uid, loopback)}`,
+    "COMMIT",
+    "",
+  ].join("\n");
+}
+
+function jump(chain: string, uid: number, loopback: string): string {
+  return `-o lo -d ${loopback} -m owner --uid-owner ${uid} -m conntrack --ctstate NEW -j ${chain}`;
+}
+
+async function removeRules({ chain, uid }: GuardRecord, { tool, loopback }: Family): Promise<void> {
+  const run = async (...args: string[]): Promise<number> => (await runProcess(tool, ["-w", lockWaitSeconds, ...args], { okExitCodes: absentExitCodes, timeoutMs: toolTimeoutMs })).exitCode;
+  try {
+    if (await run("-S", chain) !== 0) return;
+    await run("-D", "OUTPUT", ...jump(chain, uid, loopback).split(" "));
+    await run("-F", chain);
+    await run("-X", chain);
+    if (await run("-S", chain) === 0) throw new RuntimeError("internal", `remove packet-filter chain "${chain}": is still there`);
+  } catch (error) {
+    if (!RuntimeError.is(error) || error.reason !== "tool_missing") throw error;
+  }
+}
