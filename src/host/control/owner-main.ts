@@ -10,7 +10,7 @@ import { peerCredentials } from "../../shared/linux/peer-credentials.ts";
 import { Owner as OwnerApi } from "../../shared/protocol/gen/casemate_pb.ts";
 import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcServer } from "../../shared/ttrpc/server.ts";
-import { assembleDrivers, releasers } from "../assemble.ts";
+import { drivers, releasers } from "../assemble.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, readVersioned } from "../store/container-store.ts";
@@ -36,7 +36,7 @@ async function main(folder: string): Promise<void> {
   const ledger = Ledger.open(paths.ledger);
   if (ledger.records.length > 0) {
     // An owner before this one died; what it held is given back, and its containers are marked as lost.
-    for (const failure of await ledger.releaseAll(releasers())) log.error("not released", { error: describeError(failure) });
+    for (const failure of await ledger.releaseAll(releasers)) log.error("not released", { error: describeError(failure) });
     settleLostContainers(store, config.sandboxId);
     removeSandboxFolder(paths.folder);
     return;
@@ -46,7 +46,7 @@ async function main(folder: string): Promise<void> {
   const server = serve(owner, paths.ownerSocket);
   process.on("SIGTERM", () => void owner.finish(startTimeoutMs / 10));
   try {
-    const sandbox = await Sandbox.create(config, { drivers: assembleDrivers(log), ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: startTimeoutMs });
+    const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: startTimeoutMs });
     starting.resolve(sandbox);
     for (const warning of sandbox.warnings) log.warn(warning);
     announce({ ready: true, warnings: sandbox.warnings });

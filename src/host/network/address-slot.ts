@@ -1,8 +1,6 @@
-import { createHash } from "node:crypto";
-import { linkSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ResourceKind, ResourceRecord } from "../store/ledger.ts";
+import { claimNumber, freeNumber } from "../store/number-claim.ts";
 
 /** A sandbox's own piece of the private range: 8 addresses, and a /64 of IPv6 beside them. */
 export interface AddressSlot {
@@ -77,71 +75,15 @@ export interface SlotSpec {
   readonly range: SlotRange;
 }
 
-/**
- * Claims one slot for a sandbox. The claim is a hard link: it appears with its content or not at all,
- * and only one of two can make it, so no lock is needed and a crash leaves nothing half-made.
- */
+/** One slot of the range, for one sandbox. */
 export const addressSlotKind: ResourceKind<SlotSpec, SlotRecord, AddressSlot> = {
   kind: "network-slot",
   plan: ({ folder, sandboxId }) => ({ kind: "network-slot", name: "address", folder, sandboxId, slot: -1 }),
   act: async (record, { range }, note) => {
-    const slot = claimSlot(record, range.slotCount);
+    const slot = claimNumber({ folder: record.folder, holder: record.sandboxId }, range.slotCount);
+    if (slot === undefined) throw new RuntimeError("resource_exhausted", `claim a network address: all ${range.slotCount} of the range are in use`, { reason: "no_address", hint: "remove sandboxes, or configure a larger private range" });
     note({ ...record, slot });
     return slotAddresses(range, slot);
   },
-  release: async (record) => {
-    rmSync(draftPath(record), { force: true });
-    // The crash may have come between the claim and its note: then every claim is looked at.
-    const candidates = record.slot >= 0 ? [String(record.slot)] : claimedSlots(record.folder);
-    for (const name of candidates) if (holderOf(record.folder, name) === record.sandboxId) rmSync(join(record.folder, name), { force: true });
-  },
+  release: async (record) => freeNumber({ folder: record.folder, holder: record.sandboxId }, record.slot),
 };
-
-function claimSlot(record: SlotRecord, slotCount: number): number {
-  mkdirSync(record.folder, { recursive: true, mode: 0o700 });
-  const draft = draftPath(record);
-  writeFileSync(draft, record.sandboxId, { mode: 0o600 });
-  try {
-    // Begin at a place of the sandbox's own, so that those who start together seldom meet.
-    const first = createHash("sha256").update(record.sandboxId).digest().readUInt32BE(0) % slotCount;
-    for (let step = 0; step < slotCount; step++) {
-      const slot = (first + step) % slotCount;
-      if (tryLink(draft, join(record.folder, String(slot)))) return slot;
-    }
-  } finally {
-    rmSync(draft, { force: true });
-  }
-  throw new RuntimeError("resource_exhausted", `claim a network address: all ${slotCount} of the range are in use`, { reason: "no_address", hint: "remove sandboxes, or configure a larger private range" });
-}
-
-function tryLink(from: string, to: string): boolean {
-  try {
-    linkSync(from, to);
-    return true;
-  } catch (error) {
-    if (isErrnoException(error, "EEXIST")) return false;
-    throw RuntimeError.wrap(error, `claim network slot "${to}"`);
-  }
-}
-
-function draftPath(record: SlotRecord): string {
-  return join(record.folder, `.draft-${record.sandboxId}`);
-}
-
-function claimedSlots(folder: string): string[] {
-  try {
-    return readdirSync(folder).filter((name) => /^\d+$/.test(name));
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return [];
-    throw error;
-  }
-}
-
-function holderOf(folder: string, name: string): string | undefined {
-  try {
-    return readFileSync(join(folder, name), "utf8");
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return undefined;
-    throw error;
-  }
-}

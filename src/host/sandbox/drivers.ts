@@ -4,6 +4,7 @@ import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { NicSpec, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger } from "../store/ledger.ts";
+import type { SandboxUser } from "../store/sandbox-user.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 
 /** What the guest has to set up for its interface. */
@@ -39,8 +40,10 @@ export interface SandboxShares {
 
 /** How one kind of machine makes what a sandbox is built of. host/assemble.ts puts the concrete ones together. */
 export interface SandboxDrivers {
-  bootVm(config: SandboxConfig, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
+  /** The user that the VMM and its helpers run as; undefined: our own. */
+  claimUser(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxUser | undefined>;
+  bootVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
   connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
-  startNetwork(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxNetwork>;
+  startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack): Promise<SandboxNetwork>;
   startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;
 }

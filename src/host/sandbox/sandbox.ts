@@ -116,9 +116,10 @@ export class Sandbox {
     const { drivers, ledger } = context;
     const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook });
     return withUndo(async (undo) => {
+      const user = await steps.run("claim user", () => drivers.claimUser(config, ledger, undo));
       const shares = config.shares ? await steps.run("start virtiofsd", () => drivers.startShares(config, ledger, undo)) : undefined;
-      const network = config.network === "none" ? undefined : await steps.run("start network", () => drivers.startNetwork(config, ledger, undo));
-      const vm = await steps.run("boot VM", () => drivers.bootVm(config, ledger, undo, steps.wait));
+      const network = config.network === "none" ? undefined : await steps.run("start network", () => drivers.startNetwork(config, user, ledger, undo));
+      const vm = await steps.run("boot VM", () => drivers.bootVm(config, user, ledger, undo, steps.wait));
       // The agent cannot answer once the VM is gone: whichever comes first ends the wait.
       const died = vm.exited.then((exit): never => { throw vmDied(exit); });
       died.catch(() => { /* only of interest while a step races it */ });

@@ -57,6 +57,7 @@ export function sandboxPaths(folders: StateFolders, sandboxId: string) {
     qmpSocket: join(folder, "qmp.sock"),
     controlSocket: join(folder, "control.sock"),
     dataSocket: join(folder, "data.sock"),
+    consoleSocket: join(folder, "console.sock"),
     console: join(folder, "console.log"),
     vmmLog: join(folder, "vmm.log"),
     /** The folder virtiofsd shows to the guest; volumes are bind-mounted below it. */

@@ -1,0 +1,84 @@
+import { statSync } from "node:fs";
+import { availableParallelism, totalmem } from "node:os";
+import { join } from "node:path";
+import { isErrnoException } from "../shared/base/errors.ts";
+import { connectAgent } from "./agent-client/agent-client.ts";
+import { kernelCommandLine } from "./guest-image/guest-image.ts";
+import { vmmKind, type Confinement } from "./hypervisor/qemu/launch.ts";
+import { QemuMachine, pluggableMemoryBytes } from "./hypervisor/qemu/qemu-machine.ts";
+import { addressSlotKind, defaultSlotRange, parseSlotRange } from "./network/address-slot.ts";
+import { loopbackGuardKind } from "./network/loopback-guard.ts";
+import { passtKind, startUserNetwork } from "./network/passt.ts";
+import type { SandboxDrivers } from "./sandbox/drivers.ts";
+import { bootMemoryBytes, memoryStepBytes } from "./sandbox/sandbox-config.ts";
+import { shareFolderKind, shareMountKind } from "./storage/shares/share-mount.ts";
+import { FolderShares } from "./storage/shares/shares.ts";
+import { virtiofsdKind } from "./storage/shares/virtiofsd.ts";
+import { releaserOf, type ResourceReleaser } from "./store/ledger.ts";
+import { isRootful, sandboxPaths } from "./store/paths.ts";
+import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
+
+/** The drivers of this kind of machine: QEMU, passt, virtiofsd. The only place that names them. */
+export const drivers: SandboxDrivers = {
+  async claimUser(config, ledger, undo) {
+    return isRootful() ? ledger.plan((plan) => plan(sandboxUserKind, { folder: join(config.folders.run, "users"), sandboxId: config.sandboxId })).take(undo) : undefined;
+  },
+  async bootVm(config, user, ledger, undo, wait) {
+    const paths = sandboxPaths(config.folders, config.sandboxId);
+    return QemuMachine.boot({
+      config: {
+        sandboxId: config.sandboxId,
+        accelerator: config.accelerator,
+        bootMemoryBytes,
+        pluggableMemoryBytes: pluggableMemoryBytes(totalmem(), memoryStepBytes),
+        memoryMode: config.shares ? "shared" : "private",
+        maxVcpus: availableParallelism(),
+        commandLine: kernelCommandLine(),
+      },
+      confinement: confinementOf(user),
+      kernelPath: config.kernelPath,
+      initramfsPath: config.initramfsPath,
+      rootImagePath: config.rootImagePath,
+      sockets: { qmp: paths.qmpSocket, control: paths.controlSocket, data: paths.dataSocket, console: paths.consoleSocket },
+      logPath: paths.vmmLog,
+    }, paths.console, ledger, undo, wait);
+  },
+  connectAgent(config, wait) {
+    return connectAgent(sandboxPaths(config.folders, config.sandboxId), wait);
+  },
+  async startNetwork(config, user, ledger, undo) {
+    return startUserNetwork({
+      sandboxId: config.sandboxId,
+      sandboxFolder: sandboxPaths(config.folders, config.sandboxId).folder,
+      slotFolder: join(config.folders.run, "network-slots"),
+      range: parseSlotRange(defaultSlotRange),
+      user,
+      ports: config.ports,
+    }, ledger, undo);
+  },
+  async startShares(config, ledger, undo) {
+    const paths = sandboxPaths(config.folders, config.sandboxId);
+    return FolderShares.start({ sandboxId: config.sandboxId, sandboxFolder: paths.folder, sharePath: paths.share }, ledger, undo);
+  },
+};
+
+/** Everything that can be given back with nothing but its record. */
+export const releasers: readonly ResourceReleaser[] = [
+  releaserOf(vmmKind), releaserOf(passtKind), releaserOf(loopbackGuardKind), releaserOf(addressSlotKind),
+  releaserOf(virtiofsdKind), releaserOf(shareMountKind), releaserOf(shareFolderKind), releaserOf(sandboxUserKind),
+];
+
+function confinementOf(user: SandboxUser | undefined): Confinement {
+  return { user, groups: user === undefined ? [] : kvmGroup(), cgroupProcs: undefined, netns: undefined };
+}
+
+/** The group that may open /dev/kvm, if there is one that is not everybody's. */
+function kvmGroup(): number[] {
+  try {
+    const { gid } = statSync("/dev/kvm");
+    return gid === 0 ? [] : [gid];
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return [];
+    throw error;
+  }
+}

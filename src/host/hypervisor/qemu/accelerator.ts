@@ -1,0 +1,118 @@
+import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { release } from "node:os";
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
+import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
+import { startProcess, terminateGroup } from "../../../shared/linux/run-process.ts";
+import { readVersioned } from "../../store/container-store.ts";
+import type { StateFolders } from "../../store/paths.ts";
+import type { Accelerator } from "../virtual-machine.ts";
+import { acceleratorArguments, qemuProgram } from "./arguments.ts";
+
+/** Which accelerator was chosen, and why. */
+export interface AcceleratorChoice {
+  readonly version: 1;
+  readonly accelerator: Accelerator;
+  /** `kvm_works`, `kvm_missing`, `kvm_permission`, `kvm_silent`, `kvm_slow` or `kvm_failed`. */
+  readonly reason: string;
+  readonly explanation: string;
+  /** What the choice was made for; another host kernel, QEMU or CPU makes it void. */
+  readonly key: string;
+}
+
+/** A kernel that boots says something within milliseconds; one under a broken KVM never does. */
+const firstByteTimeoutMs = 5_000;
+/** A slow but live one (nested virtualization) is given this long to reach its first process. */
+const wholeTimeoutMs = 60_000;
+const marker = "casemate-probe: up";
+const kvmDevice = "/dev/kvm";
+
+/** What is booted to try an accelerator: any kernel and initramfs of ours. */
+export interface ProbePayload {
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+}
+
+/**
+ * The accelerator to use: KVM if a guest really boots with it, else emulation. Tried once and
+ * remembered until the host's kernel, QEMU or CPU changes. Whether the device exists says nothing: some
+ * hosts show one that only hangs.
+ */
+export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined): Promise<AcceleratorChoice> {
+  const path = join(folders.data, "accelerator.json");
+  const key = hostKey();
+  const remembered = readVersioned(path) as AcceleratorChoice | undefined; // written below alone
+  // Permission may be given at any time, and costs nothing to look at.
+  if (remembered?.key === key && (remembered.reason !== "kvm_permission" || !mayOpenKvm())) return remembered;
+  const choice = { version: 1, key, ...await tryKvm(payload, onProgress) } as const;
+  writeFileAtomic(path, JSON.stringify(choice, undefined, 1), 0o644);
+  return choice;
+}
+
+type Verdict = Pick<AcceleratorChoice, "accelerator" | "reason" | "explanation">;
+const emulation = (reason: string, explanation: string): Verdict => ({ accelerator: "tcg", reason, explanation });
+
+async function tryKvm(payload: ProbePayload, onProgress: (what: string) => void): Promise<Verdict> {
+  if (!existsSync(kvmDevice)) return emulation("kvm_missing", `this host has no ${kvmDevice}`);
+  if (!mayOpenKvm()) return emulation("kvm_permission", `no permission on ${kvmDevice}: add yourself to its group (usually \`usermod -aG kvm USER\`) and log in again`);
+  onProgress("trying KVM");
+  return probe(payload);
+}
+
+function mayOpenKvm(): boolean {
+  try {
+    accessSync(kvmDevice, constants.R_OK | constants.W_OK);
+    return true;
+  } catch (error) {
+    if (isErrnoException(error)) return false;
+    throw error;
+  }
+}
+
+/** Boots the payload under KVM and listens to its serial port. */
+async function probe(payload: ProbePayload): Promise<Verdict> {
+  const qemu = await startProcess(qemuProgram, [
+    "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", ...acceleratorArguments("kvm"), "-M", "q35", "-m", "256", "-smp", "1",
+    "-kernel", payload.kernelPath, "-initrd", payload.initramfsPath, "-append", `console=ttyS0 earlyprintk=ttyS0 panic=-1 cryptomgr.notests casemate.probe=up`, "-serial", "stdio",
+  ], { stdio: ["ignore", "pipe", "pipe"] });
+  const heard = Promise.withResolvers<Verdict>();
+  const give = (reason: string, explanation: string): void => heard.resolve(emulation(reason, explanation));
+  let text = "";
+  let messages = "";
+  const silence = setTimeout(() => give("kvm_silent", `a guest under KVM prints nothing within ${firstByteTimeoutMs / 1000} s: this host's KVM cannot boot a kernel`), firstByteTimeoutMs);
+  const slowness = setTimeout(() => give("kvm_slow", `a guest under KVM does not boot within ${wholeTimeoutMs / 1000} s`), wholeTimeoutMs);
+  qemu.child.stdout?.on("data", (chunk: Buffer) => {
+    clearTimeout(silence);
+    text = (text + chunk.toString("latin1")).slice(-4096);
+    if (text.includes(marker)) heard.resolve({ accelerator: "kvm", reason: "kvm_works", explanation: "a guest boots under KVM" });
+  });
+  qemu.child.stderr?.on("data", (chunk: Buffer) => { messages = (messages + chunk.toString()).slice(-1000); });
+  void qemu.exited.then((exit) => give("kvm_failed", `QEMU ended while trying KVM (exit code ${exit.exitCode ?? exit.signal ?? "unknown"})${messages === "" ? "" : `: ${messages.trim()}`}`)); // never rejects
+  try {
+    return await heard.promise;
+  } finally {
+    clearTimeout(silence);
+    clearTimeout(slowness);
+    // A hung vCPU thread does not mind SIGTERM; the grace is short because nothing is to be saved.
+    await terminateGroup(qemu.child, 200);
+  }
+}
+
+/** What the answer depends on. */
+function hostKey(): string {
+  const program = findQemu();
+  const { size, mtimeMs } = statSync(program);
+  const cpu = readFileSync("/proc/cpuinfo", "latin1").split("\n").filter((line) => /^(model name|flags|microcode|CPU part|Features)/.test(line)).slice(0, 4).join("\n");
+  return createHash("sha256").update([release(), program, size, mtimeMs, cpu].join("\n")).digest("hex").slice(0, 32);
+}
+
+/** Path of QEMU. @throws RuntimeError `not_found` (reason `tool_missing`). */
+export function findQemu(path = process.env["PATH"] ?? "/usr/bin"): string {
+  for (const folder of path.split(":")) {
+    const program = join(folder, qemuProgram);
+    if (existsSync(program)) return realpathSync(program);
+  }
+  throw new RuntimeError("not_found", `${qemuProgram} is not installed`, { reason: "tool_missing", hint: "apt-get install --no-install-recommends qemu-system-x86 qemu-system-common" });
+}
+

@@ -1,0 +1,94 @@
+import { closeSync, constants, openSync } from "node:fs";
+import { RuntimeError } from "../../../shared/base/errors.ts";
+import { startProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
+import { listenUnix } from "../../../shared/linux/unix-socket.ts";
+import type { ResourceKind } from "../../store/ledger.ts";
+import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../../store/tagged-process.ts";
+import { qemuArguments, qemuProgram, type QemuConfig } from "./arguments.ts";
+
+/** How a VMM process is set apart from the rest of the host. */
+export interface Confinement {
+  /** Undefined: our own user (not root). */
+  readonly user: { readonly uid: number; readonly gid: number } | undefined;
+  /** Supplementary groups, e.g. kvm's for /dev/kvm. */
+  readonly groups: readonly number[];
+  /** A cgroup.procs file to put the process into; undefined: our own cgroup. */
+  readonly cgroupProcs: string | undefined;
+  /** Path of a network namespace; undefined: an empty one of its own (as root), or ours. */
+  readonly netns: string | undefined;
+}
+
+/** What is needed to start QEMU. */
+export interface VmmSpec {
+  readonly config: QemuConfig;
+  readonly confinement: Confinement;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  readonly rootImagePath: string;
+  /** Sockets we make and QEMU gets as descriptors. */
+  readonly sockets: { readonly qmp: string; readonly control: string; readonly data: string; readonly console: string };
+  /** QEMU's own messages. */
+  readonly logPath: string;
+}
+
+/** Ledger record of a VMM. */
+export type VmmRecord = TaggedProcessRecord & { readonly kind: "vmm" };
+
+/** QEMU ends at SIGTERM within milliseconds unless it is stuck; then it is killed. */
+const endGraceMs = 2_000;
+
+/** The VMM process of a sandbox. */
+export const vmmKind: ResourceKind<VmmSpec, VmmRecord, ManagedProcess> = {
+  kind: "vmm",
+  plan: ({ config }) => ({ kind: "vmm", name: "vmm", token: `${config.sandboxId}/vmm`, identity: undefined }),
+  act: async (record, spec, note) => {
+    const vmm = await startVmm(record, spec);
+    note({ ...record, identity: vmm.identity });
+    return vmm;
+  },
+  release: (record) => endTaggedProcesses(record, endGraceMs),
+};
+
+async function startVmm(record: VmmRecord, spec: VmmSpec): Promise<ManagedProcess> {
+  const fds: number[] = [];
+  const hold = (fd: number): number => {
+    fds.push(fd);
+    return fd;
+  };
+  try {
+    const { sockets } = spec;
+    const log = hold(openSync(spec.logPath, "a", 0o600));
+    // In the order of qemuFds: the child numbers them from 3 on.
+    const handed = [
+      ...[sockets.qmp, sockets.control, sockets.data, sockets.console].map((path) => hold(listenUnix(path))),
+      ...[spec.kernelPath, spec.initramfsPath, spec.rootImagePath].map((path) => hold(openGuestFile(path))),
+    ];
+    const { file, args } = confine(spec.confinement, qemuProgram, qemuArguments(spec.config));
+    return await startProcess(file, args, { env: taggedEnvironment(record.token), cwd: "/", stdio: ["ignore", log, log, ...handed] });
+  } finally {
+    for (const fd of fds) closeSync(fd);
+  }
+}
+
+function openGuestFile(path: string): number {
+  try {
+    return openSync(path, constants.O_RDONLY);
+  } catch (error) {
+    throw new RuntimeError("failed_precondition", `open guest file "${path}"`, { cause: error, reason: "guest_image_missing", hint: "the guest image is made again by the next run" });
+  }
+}
+
+/** The command line that starts a program apart from the host: every program in the chain executes the next, so the pid stays. */
+export function confine(confinement: Confinement, program: string, args: readonly string[]): { file: string; args: string[] } {
+  const { user, groups, cgroupProcs, netns } = confinement;
+  const chain: string[][] = [];
+  if (cgroupProcs !== undefined) chain.push(["sh", "-c", 'echo $$ >"$0" && exec "$@"', cgroupProcs]);
+  if (user !== undefined) {
+    if (netns !== undefined) chain.push(["nsenter", `--net=${netns}`, "--"]);
+    chain.push(["unshare", "--mount", "--ipc", "--uts", ...(netns === undefined ? ["--net"] : []), "--"]);
+    chain.push(["setpriv", `--reuid=${user.uid}`, `--regid=${user.gid}`, groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`, "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"]);
+  }
+  const [file = program, ...rest] = [...chain.flat(), program, ...args];
+  return { file, args: rest };
+}
+
