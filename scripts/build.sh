@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 # Folders are compared too: removing a file changes its folder.
 up_to_date() {
-	[ -f dist/.built ] && [ -z "$(find src proto scripts/build.ts package.json package-lock.json -newer dist/.built -print -quit)" ]
+	[ -f dist/.built ] && [ -z "$(find src proto scripts/build.ts package.json package-lock.json tsconfig*.json -newer dist/.built -print -quit)" ]
 }
 
 # The mark carries the time from before the build: what changes during it is built again.

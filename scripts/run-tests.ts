@@ -1,6 +1,8 @@
 // run-tests.ts [--only check|unit|integration|e2e] [FILTER...]: runs the tests and prints one closing line.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { describeError } from "../src/shared/base/errors.ts";
+import { runProcess } from "../src/shared/linux/run-process.ts";
 import { runChecks } from "./check.ts";
 import { adoptOrphans, endDescendants } from "./test-runner/descendants.ts";
 import { limits } from "./test-runner/limits.ts";
@@ -12,6 +14,8 @@ import { VmCount } from "./test-runner/vm-count.ts";
 const root = join(import.meta.dirname, "..");
 const inCi = process.env["CI"] !== undefined && process.env["CI"] !== "" && process.env["CI"] !== "false";
 const tailLines = 60;
+/** It may have to fetch a kernel of 70 MB first. */
+const prepareTimeoutMs = 15 * 60_000;
 const counts = { passed: 0, failed: 0, skipped: 0 };
 const began = performance.now();
 
@@ -22,9 +26,9 @@ async function main(): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => void interrupt());
   if (wanted(request, "check") && request.filters.length === 0) await check();
   if (wanted(request, "unit")) await runUnitTests(request);
-  for (const suite of ["integration", "e2e"] as const) {
-    if (wanted(request, suite)) await runSuite(suite, request);
-  }
+  const suites = (["integration", "e2e"] as const).filter((suite) => wanted(request, suite) && testFiles(root, suite, request.filters).length > 0);
+  if (suites.length > 0) await prepare();
+  for (const suite of suites) await runSuite(suite, request);
   vms.stop();
   finish(vms);
 }
@@ -37,6 +41,15 @@ async function check(): Promise<void> {
   for (const result of await runChecks(root)) {
     if (result.ok) counts.passed++;
     else counts.failed++;
+  }
+}
+
+/** The guest image, which every VM boots. Tests that need none still run when it cannot be made. */
+async function prepare(): Promise<void> {
+  try {
+    await runProcess(process.execPath, [join(root, "scripts/prepare.ts")], { timeoutMs: prepareTimeoutMs });
+  } catch (error) {
+    problem(`make the guest image: ${describeError(error)}`);
   }
 }
 

@@ -13,6 +13,8 @@ sets=run
 main() {
 	missing=$(missing_packages)
 	[ -z "$missing" ] || install_packages $missing
+	# The guest's kernel is fetched later, by apt-get download, which needs Debian's package lists.
+	kernel_is_known || [ "$(id -u)" -ne 0 ] || step "Fetching Debian's package lists" apt_get update
 	npm_up_to_date || install_npm_packages
 	[ -x node_modules/.bin/node ] || fail "npm installed no Node of the project's own" \
 		"check that npm may install optional dependencies (npm config get omit), remove node_modules and try again"
@@ -51,6 +53,10 @@ known_packages() {
 	for package in "$@"; do
 		LC_ALL=C apt-cache policy "$package" | grep -q 'Candidate: [0-9]' || return 1
 	done
+}
+
+kernel_is_known() {
+	[ -n "$(find /var/lib/casemate/guest/kernels -maxdepth 1 -name 'linux-image*' -print -quit 2>/dev/null)" ] || known_packages "linux-image-$(dpkg --print-architecture)"
 }
 
 # apt-get without questions, trying again while another program holds one of its locks.

@@ -26,9 +26,8 @@ export function descendants(): Descendant[] {
   for (const name of readdirSync("/proc")) {
     const pid = Number(name);
     const stat = Number.isInteger(pid) ? readProcStat(pid) : undefined;
-    if (stat === undefined) continue;
-    if (stat.state === "Z") reapAdopted(pid, stat.parentPid);
-    else children.set(stat.parentPid, [...children.get(stat.parentPid) ?? [], { pid, startTimeTicks: stat.startTimeTicks, command: commandOf(pid) }]);
+    if (stat === undefined || stat.state === "Z") continue;
+    children.set(stat.parentPid, [...children.get(stat.parentPid) ?? [], { pid, startTimeTicks: stat.startTimeTicks, command: commandOf(pid) }]);
   }
   const found: Descendant[] = [];
   for (let generation = children.get(process.pid) ?? []; generation.length > 0;) {
@@ -52,9 +51,16 @@ export async function endDescendants(): Promise<string[]> {
   return [...seen].map(([pid, command]) => `${pid} ${command}`);
 }
 
-/** Zombies that became ours by adoption: nobody else waits for them. */
-function reapAdopted(pid: number, parentPid: number): void {
-  if (parentPid === process.pid && !isOwnChild(pid)) callUnchecked("int waitpid(int, void *, int)", pid, null, wnohang);
+/**
+ * Waits for zombies that became ours by adoption. Only where every child of our own was started by
+ * run-process.ts: the status of any other one would be taken from Node, which then waits for ever.
+ */
+export function reapOrphans(): void {
+  for (const name of readdirSync("/proc")) {
+    const pid = Number(name);
+    const stat = Number.isInteger(pid) ? readProcStat(pid) : undefined;
+    if (stat?.state === "Z" && stat.parentPid === process.pid && !isOwnChild(pid)) callUnchecked("int waitpid(int, void *, int)", pid, null, wnohang);
+  }
 }
 
 function commandOf(pid: number): string {

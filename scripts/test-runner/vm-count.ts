@@ -1,10 +1,11 @@
-import { descendants } from "./descendants.ts";
+import { descendants, reapOrphans } from "./descendants.ts";
 
 const sampleMs = 500;
 
 /**
  * Counts the VMs that tests start and how long they live, by looking: a VM lives for seconds, so
- * looking twice a second misses none, and the program under test needs no part for it.
+ * looking twice a second misses none, and the program under test needs no part for it. While it looks
+ * it also waits for the orphans that this process has adopted.
  */
 export class VmCount {
   readonly #seen = new Map<string, { firstMs: number; lastMs: number }>();
@@ -29,6 +30,7 @@ export class VmCount {
   }
 
   #sample(): void {
+    reapOrphans();
     const now = performance.now();
     for (const { pid, startTimeTicks, command } of descendants()) {
       if (!isVm(command)) continue;

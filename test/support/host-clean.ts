@@ -1,6 +1,7 @@
 import { AssertionError } from "node:assert";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
+import { adoptOrphans } from "../../scripts/test-runner/descendants.ts";
 import { type HostListing, type ListingOptions, listHost } from "./host-listing.ts";
 
 /** Options of {@link watchHost}. */
@@ -22,13 +23,15 @@ export interface HostWatch {
 
 /**
  * Takes full listings of the host before a test. Full, because what a test leaks it does not know
- * of; so no two tests that use this may run at once.
+ * of; so no two tests that use this may run at once. This process adopts orphans from now on.
  */
 export function watchHost(options: CleanOptions = {}): HostWatch {
-  const folders = options.folders ?? [];
+  // A developer's machine does other work meanwhile; in continuous integration the machine is ours alone.
+  const listing: ListingOptions = { folders: options.folders ?? [], shared: options.shared ?? process.env["CI"] === undefined };
+  adoptOrphans();
   const ignore = options.ignore ?? (() => false);
-  const before = listHost({ folders });
-  const left = (): string[] => added(before, listHost({ folders }), ignore);
+  const before = listHost(listing);
+  const left = (): string[] => added(before, listHost(listing), ignore);
   return {
     assertHostClean: async () => {
       try {

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { isErrnoException } from "../../src/shared/base/errors.ts";
+import { type Descendant, descendants } from "../../scripts/test-runner/descendants.ts";
 import { readProcStat } from "../../src/shared/linux/proc.ts";
 
 /** Everything on the host that a sandbox could leave behind: kind to full listing, one line each. */
@@ -10,19 +11,28 @@ export type HostListing = ReadonlyMap<string, ReadonlySet<string>>;
 export interface ListingOptions {
   /** State folders of the test: everything in them is listed. */
   readonly folders: readonly string[];
+  /**
+   * True on a machine that does other work meanwhile: only processes below this one are listed (it
+   * adopts orphans, so none of ours gets away), and only sockets and temporary files with our names.
+   */
+  readonly shared: boolean;
 }
+
+/** How names of ours begin, in /tmp and among abstract sockets. */
+const ourNames = /casemate|\bcm-/;
 
 /** Lists the host as it is now. */
 export function listHost(options: ListingOptions): HostListing {
+  const ours = (names: string[]): Set<string> => new Set(options.shared ? names.filter((name) => ourNames.test(name)) : names);
   return new Map<string, ReadonlySet<string>>([
     ["mount", new Set(mounts())],
-    ["process", new Set(processes())],
+    ["process", new Set(options.shared ? descendants().map(describeProcess) : processes())],
     ["loop device", new Set(loopDevices())],
     ["network link", new Set(readNames("/sys/class/net"))],
     ["network namespace", new Set(readNames("/run/netns"))],
     ["cgroup", new Set(cgroups())],
-    ["unix socket", new Set(unixSockets())],
-    ["temporary file", new Set(["/tmp", "/dev/shm", "/var/tmp", "/run"].flatMap((folder) => readNames(folder).map((name) => join(folder, name))))],
+    ["unix socket", ours(unixSockets())],
+    ["temporary file", ours(["/tmp", "/dev/shm", "/var/tmp", "/run"].flatMap((folder) => readNames(folder).map((name) => join(folder, name))))],
     ["state", new Set([...options.folders, "/var/lib/casemate", "/run/casemate"].flatMap((folder) => filesBelow(folder)))],
   ]);
 }
@@ -36,13 +46,15 @@ function mounts(): string[] {
 function processes(): string[] {
   return readNames("/proc").flatMap((name) => {
     const pid = Number(name);
-    if (!Number.isInteger(pid) || pid === process.pid) return [];
-    const stat = readProcStat(pid);
-    const command = stat === undefined ? "" : readIfThere(`/proc/${name}/cmdline`).replaceAll("\0", " ").trim();
+    const stat = Number.isInteger(pid) && pid !== process.pid ? readProcStat(pid) : undefined;
     // A kernel thread has no command line and descends from kthreadd (pid 2).
     if (stat === undefined || stat.state === "Z" || stat.state === "X" || pid === 2 || stat.parentPid === 2) return [];
-    return [`${pid} (started at tick ${stat.startTimeTicks}) ${command}`];
+    return [describeProcess({ pid, startTimeTicks: stat.startTimeTicks, command: readIfThere(`/proc/${name}/cmdline`).replaceAll("\0", " ").trim() })];
   });
+}
+
+function describeProcess({ pid, startTimeTicks, command }: Descendant): string {
+  return `${pid} (started at tick ${startTimeTicks}) ${command.slice(0, 300)}`;
 }
 
 function loopDevices(): string[] {

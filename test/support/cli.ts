@@ -1,0 +1,144 @@
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import type { Readable, Writable } from "node:stream";
+import { after, afterEach, before } from "node:test";
+import { sandboxPaths, stateFolders, type StateFolders } from "../../src/host/store/paths.ts";
+import { keepEvidence } from "./evidence.ts";
+import { type CleanOptions, type HostWatch, watchHost } from "./host-clean.ts";
+
+/** How one call of the command ended. */
+export interface CliResult {
+  /** As a shell shows it: 128 + number for a signal. */
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly stdoutBytes: Buffer;
+}
+
+/** Options of {@link Casemate.run}. */
+export interface CliOptions {
+  /** Written to standard input, which is closed after it. Default: /dev/null. */
+  readonly input?: string | Uint8Array;
+  /** Default {@link defaultTimeoutMs}; a call that takes longer is ended and fails the test. */
+  readonly timeoutMs?: number;
+  readonly env?: NodeJS.ProcessEnv;
+  readonly cwd?: string;
+}
+
+/** A cold boot under TCG on two busy cores takes 20 s; the rest is for what the container does. */
+const defaultTimeoutMs = 120_000;
+const launcher = join(import.meta.dirname, "../../bin/casemate");
+
+/** The command as built, with state folders of its own. */
+export class Casemate {
+  readonly folders: StateFolders;
+
+  constructor(root: string) {
+    this.folders = stateFolders(root);
+  }
+
+  /** Runs `casemate ARGS...` to its end. */
+  async run(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
+    const child = this.start(args, options);
+    const collected = { stdout: collect(child.stdout), stderr: collect(child.stderr) };
+    child.stdin.on("error", () => { /* a command need not read its input; its exit code says how it went */ });
+    child.stdin.end(options.input);
+    const timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    const timer = setTimeout(() => {
+      child.kill("SIGKILL");
+      reject(new Error(`casemate ${args.join(" ")}: not done within ${timeoutMs} ms; stdout so far: ${text(collected.stdout)}; stderr so far: ${text(collected.stderr)}`));
+    }, timeoutMs);
+    child.once("error", reject);
+    child.once("close", (code, signal) => resolve(code ?? 128 + (signalNumbers[signal ?? ""] ?? 0)));
+    try {
+      const code = await promise;
+      return { code, stdout: text(collected.stdout), stderr: text(collected.stderr), stdoutBytes: Buffer.concat(collected.stdout) };
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** As {@link run}, but any exit code except 0 fails the test. Returns stdout without the last newline. */
+  async ok(args: readonly string[], options: CliOptions = {}): Promise<string> {
+    const { code, stdout, stderr } = await this.run(args, options);
+    if (code !== 0) throw new Error(`casemate ${args.join(" ")}: exit code ${code}: ${stderr}${stdout}`);
+    return stdout.replace(/\n$/, "");
+  }
+
+  /** Starts a call whose pipes the test works with; the test ends it. */
+  start(args: readonly string[], options: Pick<CliOptions, "env" | "cwd"> = {}): ChildProcessByStdio<Writable, Readable, Readable> {
+    return spawn(launcher, this.arguments(args), { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...options.env }, cwd: options.cwd });
+  }
+
+  /** The command line, for a terminal (pty.ts) or another program. */
+  commandLine(args: readonly string[]): readonly [file: string, ...args: string[]] {
+    return [launcher, ...this.arguments(args)];
+  }
+
+  /** Files of one sandbox. */
+  sandbox(sandboxId: string): ReturnType<typeof sandboxPaths> {
+    return sandboxPaths(this.folders, sandboxId);
+  }
+
+  /** Removes every container, running or not. */
+  async removeAll(): Promise<void> {
+    const ids = (await this.ok(["ps", "-aq"])).split("\n").filter((id) => id !== "");
+    if (ids.length > 0) await this.ok(["rm", "-f", ...ids]);
+  }
+
+  private arguments(args: readonly string[]): string[] {
+    return ["--root", this.folders.data, ...args];
+  }
+}
+
+/** Options of {@link useCasemate}. */
+export interface UseOptions {
+  /** What other programs do to the host meanwhile; see {@link CleanOptions}. */
+  readonly ignore?: CleanOptions["ignore"];
+}
+
+/**
+ * For the top of a test file: state folders for all its tests, removed at the end with every container
+ * in them; then the host must be as it was. A test that fails leaves its evidence in test-output.
+ */
+export function useCasemate(options: UseOptions = {}): Casemate {
+  // The name is short because a unix socket's path has at most 107 bytes; others pass through to their files.
+  const watch: HostWatch = watchHost(options);
+  const root = mkdtempSync("/tmp/cm-");
+  chmodSync(root, 0o711);
+  const casemate = new Casemate(root);
+  before(() => shareGuestImage(root));
+  afterEach((context) => {
+    if ("passed" in context && context.passed === false) keepEvidence(casemate.folders, context.name);
+  });
+  after(async () => {
+    try {
+      await casemate.removeAll();
+    } finally {
+      rmSync(root, { recursive: true, force: true });
+    }
+    await watch.assertHostClean();
+  });
+  return casemate;
+}
+
+/** Guest images take half a minute to make and are never changed: all tests use the machine's own. */
+function shareGuestImage(root: string): void {
+  const guest = join(stateFolders(undefined).data, "guest");
+  mkdirSync(guest, { recursive: true, mode: 0o711 });
+  symlinkSync(guest, join(root, "guest"));
+}
+
+const signalNumbers: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGABRT: 6, SIGKILL: 9, SIGSEGV: 11, SIGPIPE: 13, SIGTERM: 15 };
+
+function collect(stream: Readable): Buffer[] {
+  const chunks: Buffer[] = [];
+  stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+  return chunks;
+}
+
+function text(chunks: readonly Buffer[]): string {
+  return Buffer.concat(chunks).toString();
+}
