@@ -79,7 +79,9 @@ function initramfsOf(modules: string, tag: string, mountPoint: string): Buffer {
     "mount -t proc proc /proc", "mount -t sysfs sysfs /sys", "mount -t devtmpfs dev /dev",
     ...paths.map((_, number) => `insmod /modules/${number}.ko`),
     `mkdir -p ${mountPoint}`, `mount -t virtiofs ${tag} ${mountPoint} && echo @@READY`,
-    "stty -echo < /dev/ttyS0", "exec sh < /dev/ttyS0 > /dev/ttyS0 2>&1", "",
+    "stty -echo < /dev/ttyS0",
+    // Read from a pipe the shell does not take itself for interactive.
+    "cat /dev/ttyS0 | sh > /dev/ttyS0 2>&1", "",
   ].join("\n");
   const file = (path: string, content: Uint8Array): CpioEntry => ({ path, type: "file", mode: 0o755, content });
   const folder = (path: string): CpioEntry => ({ path, type: "folder", mode: 0o755, content: new Uint8Array() });
