@@ -41,6 +41,7 @@ export class ShareGuest {
     ], { stdio: ["pipe", "pipe", "inherit", fd] });
     const guest = new ShareGuest(process, folder);
     await guest.#until(/@@READY/, bootTimeoutMs, "boot");
+    await guest.sh("PS1=; PS2="); // the shell takes the line for a terminal; its greeting goes with this answer
     return guest;
   }
 
@@ -80,8 +81,7 @@ function initramfsOf(modules: string, tag: string, mountPoint: string): Buffer {
     ...paths.map((_, number) => `insmod /modules/${number}.ko`),
     `mkdir -p ${mountPoint}`, `mount -t virtiofs ${tag} ${mountPoint} && echo @@READY`,
     "stty -echo < /dev/ttyS0",
-    // Read from a pipe the shell does not take itself for interactive.
-    "cat /dev/ttyS0 | sh > /dev/ttyS0 2>&1", "",
+    "exec sh < /dev/ttyS0 > /dev/ttyS0 2>&1", "",
   ].join("\n");
   const file = (path: string, content: Uint8Array): CpioEntry => ({ path, type: "file", mode: 0o755, content });
   const folder = (path: string): CpioEntry => ({ path, type: "folder", mode: 0o755, content: new Uint8Array() });

@@ -1,0 +1,70 @@
+import { RuntimeError } from "../../../shared/base/errors.ts";
+
+/** What an image says about running it (OCI image-spec, config.md). Absent fields are empty. */
+export interface ImageConfig {
+  readonly entrypoint: readonly string[];
+  readonly cmd: readonly string[];
+  readonly env: readonly string[];
+  readonly workingDir: string;
+  readonly user: string;
+  readonly stopSignal: string;
+  /** `80/tcp`. */
+  readonly exposedPorts: readonly string[];
+  readonly volumes: readonly string[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly architecture: string;
+  readonly os: string;
+  /** RFC 3339, or empty. */
+  readonly created: string;
+  /** Digests of the uncompressed layers, lowest first. */
+  readonly diffIds: readonly string[];
+}
+
+/** Parses an image's config blob. @throws RuntimeError `data_loss` (reason `image_corrupt`) naming the bad field. */
+export function parseImageConfig(text: string): ImageConfig {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new RuntimeError("data_loss", "image config is not JSON", { cause: error, reason: "image_corrupt" });
+  }
+  const root = object(value, "config");
+  const config = object(root["config"] ?? {}, "config.config");
+  const rootfs = object(root["rootfs"] ?? {}, "config.rootfs");
+  return {
+    entrypoint: strings(config["Entrypoint"], "Entrypoint"),
+    cmd: strings(config["Cmd"], "Cmd"),
+    env: strings(config["Env"], "Env"),
+    workingDir: string(config["WorkingDir"], "WorkingDir"),
+    user: string(config["User"], "User"),
+    stopSignal: string(config["StopSignal"], "StopSignal"),
+    exposedPorts: Object.keys(object(config["ExposedPorts"] ?? {}, "ExposedPorts")),
+    volumes: Object.keys(object(config["Volumes"] ?? {}, "Volumes")),
+    labels: Object.fromEntries(Object.entries(object(config["Labels"] ?? {}, "Labels")).map(([name, label]) => [name, string(label, "Labels")])),
+    architecture: string(root["architecture"], "architecture"),
+    os: string(root["os"], "os"),
+    created: string(root["created"], "created"),
+    diffIds: strings(rootfs["diff_ids"], "rootfs.diff_ids"),
+  };
+}
+
+function object(value: unknown, field: string): Readonly<Record<string, unknown>> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw bad(field, "an object");
+  return value as Record<string, unknown>; // just checked
+}
+
+function string(value: unknown, field: string): string {
+  if (value === undefined || value === null) return "";
+  if (typeof value !== "string") throw bad(field, "a string");
+  return value;
+}
+
+function strings(value: unknown, field: string): string[] {
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value) || !value.every((item) => typeof item === "string")) throw bad(field, "a list of strings");
+  return value;
+}
+
+function bad(field: string, expected: string): RuntimeError {
+  return new RuntimeError("data_loss", `image config: ${field} must be ${expected}`, { reason: "image_corrupt", hint: "pull the image again" });
+}
