@@ -5,7 +5,7 @@ import { buildProgram } from "./program.ts";
 import { exitCodes, exitWith, reportError } from "./exit.ts";
 
 try {
-  const program = await buildProgram(process.argv[2]);
+  const program = await buildProgram(process.argv.slice(2));
   await program.parseAsync(process.argv);
 } catch (error) {
   if (error instanceof CommanderError) {

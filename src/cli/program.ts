@@ -33,8 +33,14 @@ Examples:
 Exit codes are docker's: the command's own, 125 when casemate failed, 126 not executable,
 127 not found, 128+n ended by signal n.`;
 
+/** The first argument that is neither an option of the program nor its value: the command, if it is one. */
+function firstArgument(args: readonly string[]): string | undefined {
+  return args.find((argument, index) => !argument.startsWith("-") && args[index - 1] !== "--root");
+}
+
 /** The program with one command loaded and the others known by name, for help and for spelling. */
-export async function buildProgram(name: string | undefined): Promise<Command> {
+export async function buildProgram(args: readonly string[]): Promise<Command> {
+  const name = firstArgument(args);
   const program = new Command("casemate")
     .description("Runs containers inside lightweight virtual machines.")
     .enablePositionalOptions()
@@ -44,8 +50,7 @@ export async function buildProgram(name: string | undefined): Promise<Command> {
     .showHelpAfterError("(see casemate --help)")
     .exitOverride()
     .addHelpText("after", examples);
-  // Without a command in the first place (options before it, help, a slip of the pen) every command is
-  // loaded, and the parser finds the right one.
+  // Without a command (help, a slip of the pen) every command is loaded, and the parser says what is wrong.
   const loadAll = name === undefined || !(name in commands);
   for (const [commandName, { summary, load }] of Object.entries(commands)) {
     const command = program.command(commandName).description(summary).exitOverride();

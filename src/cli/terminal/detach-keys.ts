@@ -1,3 +1,5 @@
+import { RuntimeError } from "../../shared/base/errors.ts";
+
 /** docker's default: Ctrl-P, Ctrl-Q. */
 export const defaultDetachKeys = Uint8Array.of(0x10, 0x11);
 
@@ -28,4 +30,14 @@ export class DetachKeyFilter {
     }
     return { pass: Uint8Array.from(pass), detach: false };
   }
+}
+
+/** Parses docker's notation: keys separated by commas, a key is a character or `ctrl-` and one of a-z, @, [, \, ], ^, _. @throws RuntimeError `invalid_argument`. */
+export function parseDetachKeys(text: string): Uint8Array {
+  return Uint8Array.from(text.split(",").map((key) => {
+    const control = /^ctrl-([a-z@[\\\]^_])$/i.exec(key)?.[1];
+    const code = control === undefined ? key.charCodeAt(0) : control.toUpperCase().charCodeAt(0) & 0x1f;
+    if (control === undefined && (key.length !== 1 || code > 0x7e)) throw new RuntimeError("invalid_argument", `detach keys "${text}": "${key}" is no key`, { reason: "bad_detach_keys", hint: "for example --detach-keys ctrl-p,ctrl-q" });
+    return code;
+  }));
 }

@@ -14,7 +14,7 @@ export async function updateRoutes(routes: readonly Route[]): Promise<Route[]> {
 /** The lines for `ip -batch`: routes without a gateway first, because a gateway must be reachable when its route is set. */
 export function routeCommands(routes: readonly Route[]): string[] {
   return [...routes].sort((a, b) => Number(a.gateway !== "") - Number(b.gateway !== "")).map((route) => [
-    route.family === IPFamily.v6 ? "-6 route replace" : "route replace", requireDestination(route.dest),
+    "route replace", requireDestination(route),
     ...(route.gateway === "" ? [] : ["via", requireIp(route.gateway, "gateway")]),
     ...(route.device === "" ? [] : ["dev", requireInterfaceName(route.device)]),
     ...(route.source === "" ? [] : ["src", requireIp(route.source, "source")]),
@@ -43,8 +43,9 @@ export function parseRoutes(routes: readonly unknown[], family: IPFamily): Route
   }));
 }
 
-function requireDestination(destination: string): string {
-  if (destination === "" || destination === "default") return "default";
+/** `ip` takes the family from the address, so IPv6's default route is written out. */
+function requireDestination({ dest: destination, family }: Route): string {
+  if (destination === "" || destination === "default") return family === IPFamily.v6 ? "::/0" : "0.0.0.0/0";
   const [address = "", prefix, ...rest] = destination.split("/");
   if (isIP(address) === 0 || rest.length > 0 || (prefix !== undefined && !/^\d{1,3}$/.test(prefix))) throw new RuntimeError("invalid_argument", `route to "${destination.slice(0, 60)}": must be an address, a network or "default"`);
   return destination;

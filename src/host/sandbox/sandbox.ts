@@ -114,7 +114,7 @@ export class Sandbox {
   /** Starts the VM with everything it needs; when a step fails, what the others took is given back. */
   static async create(config: SandboxConfig, context: SandboxContext, options: WaitOptions): Promise<Sandbox> {
     const { drivers, ledger } = context;
-    const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook });
+    const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, log: context.log });
     return withUndo(async (undo) => {
       const user = await steps.run("claim user", () => drivers.claimUser(config, ledger, undo));
       const shares = config.shares ? await steps.run("start virtiofsd", () => drivers.startShares(config, ledger, undo)) : undefined;
@@ -167,7 +167,7 @@ export class Sandbox {
   async createContainer(request: ContainerRequest, options: WaitOptions): Promise<Container> {
     return this.#queue.run(async () => {
       if (this.containers.has(request.containerId)) throw new RuntimeError("already_exists", `container "${request.containerId}" exists already`);
-      const steps = new Steps(`create container "${request.containerId}"`, { ...options, hook: this.#context.hook });
+      const steps = new Steps(`create container "${request.containerId}"`, { ...options, hook: this.#context.hook, log: this.#context.log });
       const context = { connection: this.#connection, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++ };
       const container = await Container.create(request, context, steps);
       this.containers.set(request.containerId, container);

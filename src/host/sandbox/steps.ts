@@ -1,5 +1,6 @@
 import { Deadline, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import { silentLogger, type Logger } from "../../shared/base/log.ts";
 
 /** How long one named step took. */
 export interface StepTiming {
@@ -21,13 +22,15 @@ export class Steps {
   readonly signal: AbortSignal | undefined;
   readonly timings: StepTiming[] = [];
   readonly #hook: StepHook | undefined;
+  readonly #log: Logger;
   readonly #startedMs = performance.now();
 
-  constructor(operation: string, options: WaitOptions & { readonly hook?: StepHook | undefined } = {}) {
+  constructor(operation: string, options: WaitOptions & { readonly hook?: StepHook | undefined; readonly log?: Logger } = {}) {
     this.operation = operation;
     this.deadline = Deadline.after(options.timeoutMs);
     this.signal = options.signal;
     this.#hook = options.hook;
+    this.#log = options.log ?? silentLogger;
   }
 
   /** What to pass on to the functions a step calls. */
@@ -38,6 +41,7 @@ export class Steps {
   async run<T>(name: string, step: () => T | Promise<T>): Promise<T> {
     if (this.signal?.aborted) throw new RuntimeError("canceled", `${this.operation}: canceled before "${name}"`, { cause: this.signal.reason });
     const startMs = performance.now();
+    this.#log.debug("step", { operation: this.operation, step: name });
     try {
       await this.#hook?.(this.operation, name);
       return await step();

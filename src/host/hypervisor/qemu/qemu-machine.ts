@@ -101,13 +101,8 @@ export class QemuMachine implements VirtualMachine {
   async plugNic(nic: NicSpec, options: WaitOptions = {}): Promise<void> {
     const netdev = `netdev-${nic.nicId}`;
     await this.#plugOnPort(nic.nicId, "NIC", nic.fd, options, {
-      addBackend: async (fdName) => {
-        // The answer comes before the back end is connected; the guest's first packets would be lost.
-        const connected = this.#qmp.nextEvent("connect the network", ({ event, data }) => event === "NETDEV_STREAM_CONNECTED" && data["netdev-id"] === netdev, options);
-        connected.catch(() => { /* awaited below unless netdev_add fails first */ });
-        await this.#qmp.execute("netdev_add", { type: "stream", id: netdev, server: false, addr: { type: "fd", str: fdName } }, options);
-        await connected;
-      },
+      // Not the newer "stream": it looks the descriptor's name up in another thread, where names are not known (QEMU 7.2).
+      addBackend: (fdName) => this.#qmp.execute("netdev_add", { type: "socket", id: netdev, fd: fdName }, options),
       device: { driver: "virtio-net-pci", netdev, mac: nic.macAddress },
       removeBackend: () => this.#qmp.execute("netdev_del", { id: netdev }),
     });

@@ -7,7 +7,7 @@ import { createGunzip, createZstdDecompress } from "node:zlib";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { describeExit, startProcess } from "../../../shared/linux/run-process.ts";
 import { mergeLayers, type MergedEntry } from "./merge-layers.ts";
-import { encodeHeader, folderHeader, renamedHeader, type Archive } from "./tar.ts";
+import { encodeHeader, folderHeader, readOwner, renamedHeader, type Archive } from "./tar.ts";
 
 /** File system of a container image's root. ADR 0005 says why. */
 export const rootFileSystem = "squashfs";
@@ -42,7 +42,8 @@ export async function makeRootImage(layers: readonly LayerBlob[], target: string
       budget -= archive.sizeBytes;
     }
     const image = join(folder, "root.img");
-    await runSqfstar(archiveBytes(archives, mergeLayers(archives)), image);
+    const entries = mergeLayers(archives);
+    await runSqfstar(archiveBytes(archives, entries.filter(({ path }) => path !== "")), image, rootOwner(archives, entries));
     chmodSync(image, 0o444);
     const fd = openSync(image, "r");
     fsyncSync(fd);
@@ -124,7 +125,7 @@ function* archiveBytes(archives: readonly Archive[], entries: readonly MergedEnt
   for (const { path, source, linkTo } of entries) {
     const archive = source === undefined ? undefined : archives[source.layer];
     if (source === undefined || archive === undefined) {
-      if (path !== "") yield folderHeader(path);
+      yield folderHeader(path);
     } else if (linkTo !== undefined) {
       yield linkHeader(path, linkTo);
     } else {
@@ -140,9 +141,17 @@ function linkHeader(path: string, linkTo: string): Buffer {
   return encodeHeader({ path, mode: 0o644, type: "1", sizeBytes: 0, linkPath: linkTo });
 }
 
-async function runSqfstar(bytes: Iterable<Buffer>, image: string): Promise<void> {
+/** sqfstar takes the root folder's attributes as options, whatever the archive says of it. */
+function rootOwner(archives: readonly Archive[], entries: readonly MergedEntry[]): string[] {
+  const source = entries.find(({ path }) => path === "")?.source;
+  const archive = source === undefined ? undefined : archives[source.layer];
+  const { mode, uid, gid } = source === undefined || archive === undefined ? { mode: 0o755, uid: 0, gid: 0 } : readOwner(archive, source.entry);
+  return ["-root-mode", mode.toString(8), "-root-uid", String(uid), "-root-gid", String(gid)];
+}
+
+async function runSqfstar(bytes: Iterable<Buffer>, image: string, options: readonly string[]): Promise<void> {
   // Not compressed: the guest reads it from the host's page cache, and unpacking on an emulated CPU costs more than the disk.
-  const sqfstar = await startProcess("sqfstar", ["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-reproducible", "-mkfs-time", "0", image], { stdio: ["pipe", "ignore", "pipe"] });
+  const sqfstar = await startProcess("sqfstar", ["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-reproducible", "-mkfs-time", "0", ...options, image], { stdio: ["pipe", "ignore", "pipe"] });
   let messages = "";
   sqfstar.child.stderr?.on("data", (chunk: Buffer) => { messages = (messages + chunk.toString()).slice(-2000); });
   const { stdin } = sqfstar.child;

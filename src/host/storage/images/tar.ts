@@ -70,6 +70,13 @@ export function* readTar(archive: Archive): Generator<TarEntry> {
   }
 }
 
+/** Mode and owner of an entry. */
+export function readOwner(archive: Archive, entry: TarEntry): { readonly mode: number; readonly uid: number; readonly gid: number } {
+  const header = archive.read(entry.dataStart - blockBytes, blockBytes);
+  const number = (key: string, start: number): number => Number(entry.pax.get(key) ?? parseNumber(header.subarray(start, start + 8)));
+  return { mode: parseNumber(header.subarray(100, 108)) & 0o7777, uid: number("uid", 108), gid: number("gid", 116) };
+}
+
 /** The same entry under another name: its headers made anew, its content still in the archive. */
 export function renamedHeader(archive: Archive, entry: TarEntry, path: string): Buffer {
   const header = Buffer.from(archive.read(entry.dataStart - blockBytes, blockBytes));

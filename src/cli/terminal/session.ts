@@ -1,0 +1,103 @@
+import { constants } from "node:os";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { OwnerClient } from "../../host/control/owner-client.ts";
+import { exitCodes } from "../exit.ts";
+import { AttachClient, type AttachEnd } from "./attach-client.ts";
+import { defaultDetachKeys } from "./detach-keys.ts";
+
+/** A process of a sandbox, and how this program's streams are connected with it. */
+export interface SessionOptions {
+  readonly containerId: string;
+  readonly execId: string;
+  /** The process has a terminal: ours is made raw if it is one. */
+  readonly terminal: boolean;
+  readonly stdin: boolean;
+  /** Undefined: {@link defaultDetachKeys} with a terminal, none without. */
+  readonly detachKeys?: Uint8Array;
+  /** Signals sent to this program go to the process. */
+  readonly forwardSignals: boolean;
+  /** Called when output can no longer be lost. */
+  readonly start?: () => Promise<unknown>;
+}
+
+/** Signals that are passed on: all that end or steer a program, as docker's sig-proxy does. */
+const forwarded: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCONT", "SIGTSTP"];
+
+/** Size of the terminal we are on; undefined without one. */
+export function terminalSize(): { readonly rows: number; readonly columns: number } | undefined {
+  const { stdout, stdin } = process;
+  if (stdout.isTTY) return { rows: stdout.rows, columns: stdout.columns };
+  return stdin.isTTY ? { rows: 24, columns: 80 } : undefined;
+}
+
+/** Refuses `-t` where typing is wanted and nobody can type, with docker's words. */
+export function requireTerminal(flags: { readonly tty: boolean; readonly interactive: boolean }): void {
+  if (flags.tty && flags.interactive && !process.stdin.isTTY) {
+    throw new RuntimeError("failed_precondition", "the input device is not a TTY", { reason: "no_terminal", hint: "leave out -t when input comes from a pipe or a file" });
+  }
+}
+
+/** Connects this program with a process until one of them leaves. The terminal is as before afterwards, whatever happens. */
+export async function runSession(client: OwnerClient, options: SessionOptions): Promise<AttachEnd> {
+  const { containerId, execId, terminal } = options;
+  const raw = terminal && options.stdin && process.stdin.isTTY;
+  const attach = await AttachClient.open(client, { containerId, execId }, {
+    stdin: options.stdin ? process.stdin : undefined,
+    stdout: process.stdout,
+    stderr: process.stderr,
+    detachKeys: options.detachKeys ?? (terminal ? defaultDetachKeys : undefined),
+  });
+  const undo: (() => void)[] = [];
+  try {
+    if (options.forwardSignals) undo.push(forwardSignals(client, containerId, execId));
+    if (terminal && process.stdout.isTTY) undo.push(followSize(attach));
+    if (raw) undo.push(makeRaw());
+    await options.start?.();
+    return await attach.run();
+  } finally {
+    for (const step of undo.toReversed()) step();
+    process.stdin.destroy(); // a read that is under way would keep this program alive
+  }
+}
+
+function makeRaw(): () => void {
+  const restore = (): void => { process.stdin.setRawMode(false); };
+  process.stdin.setRawMode(true);
+  process.on("exit", restore); // after a crash or a signal that ends us, too
+  return () => {
+    process.off("exit", restore);
+    restore();
+  };
+}
+
+function followSize(attach: AttachClient): () => void {
+  const report = (): void => attach.resize({ rows: process.stdout.rows, columns: process.stdout.columns });
+  process.stdout.on("resize", report);
+  return () => { process.stdout.off("resize", report); };
+}
+
+function forwardSignals(client: OwnerClient, containerId: string, execId: string): () => void {
+  const handlers = forwarded.map((name) => {
+    const send = (): void => {
+      // The process may have ended in the meantime; then its end is on the way to us.
+      client.task.kill({ id: containerId, execId, signal: constants.signals[name] }).catch(() => undefined);
+    };
+    process.on(name, send);
+    return () => { process.off(name, send); };
+  });
+  return () => { for (const off of handlers) off(); };
+}
+
+/** The exit code this program ends with, after saying on stderr what a bare number cannot. */
+export function sessionExitCode(end: AttachEnd, limitOption = "--memory"): number {
+  switch (end.type) {
+    case "detached":
+      return 0;
+    case "output_closed":
+      return exitCodes.signalBase + constants.signals.SIGPIPE;
+    case "exit":
+      if (end.reason !== "") process.stderr.write(`casemate: the container did not end by itself: ${end.reason === "vmm_died" ? "its VM has ended" : end.reason}\n`);
+      else if (end.oomKilled && end.exitStatus === exitCodes.signalBase + constants.signals.SIGKILL) process.stderr.write(`casemate: the kernel killed the process because the container was out of memory; raise ${limitOption}\n`);
+      return end.exitStatus;
+  }
+}
