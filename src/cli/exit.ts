@@ -1,7 +1,7 @@
 import { RuntimeError, describeError } from "../shared/base/errors.ts";
 
 /** docker's exit codes for what is not the command's own. */
-export const exitCodes = { casemateFailed: 125, notExecutable: 126, notFound: 127, signalBase: 128 } as const;
+export const exitCodes = { someFailed: 1, casemateFailed: 125, notExecutable: 126, notFound: 127, signalBase: 128 } as const;
 
 /** Reasons of a failed start that have an exit code of their own. */
 const startFailureCodes: Readonly<Record<string, number>> = {

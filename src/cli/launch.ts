@@ -1,4 +1,5 @@
 // What `run`, `create` and `start` share: from options to a container that waits for its start.
+import { constants } from "node:os";
 import { RuntimeError } from "../shared/base/errors.ts";
 import type { WaitOptions } from "../shared/base/deadline.ts";
 import { createContainer } from "../host/containers/create-container.ts";
@@ -8,7 +9,9 @@ import type { ContainerOptions } from "../host/containers/container-options.ts";
 import { ensureImage } from "../host/storage/images/pull.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
+import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.ts";
 import { Progress } from "./format/progress.ts";
+import { runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
 
 /** Longest start: a cold boot under emulation on a busy machine, and making the container. */
 const startTimeoutMs = 180_000;
@@ -50,19 +53,85 @@ export async function bootContainer(record: ContainerRecord, launch: LaunchOptio
   }
 }
 
-/** An AbortSignal that fires on Ctrl-C and the like, so that a start is given up in order; `dispose` hands the signals back. */
-export function abortOnSignals(): { readonly signal: AbortSignal; readonly received: () => NodeJS.Signals | undefined; readonly dispose: () => void } {
-  const controller = new AbortController();
-  let received: NodeJS.Signals | undefined;
-  const handlers = (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((name) => {
-    const handler = (): void => {
-      received ??= name;
-      controller.abort(new RuntimeError("canceled", `ended by ${name}`));
-    };
-    process.on(name, handler);
-    return () => { process.off(name, handler); };
-  });
-  return { signal: controller.signal, received: () => received, dispose: () => { for (const off of handlers) off(); } };
+/** How {@link startAndFollow} connects this program with the container. */
+export interface FollowOptions {
+  /** Return as soon as it runs. */
+  readonly detach: boolean;
+  readonly stdin?: boolean;
+  readonly keys?: Uint8Array | undefined;
+  readonly sigProxy?: boolean;
+  readonly abort?: StartAbort;
+}
+
+/** Boots the container's sandbox, starts it, and unless detached follows it to its end. Returns the exit code to end with. */
+export async function startAndFollow(record: ContainerRecord, launch: LaunchOptions, options: FollowOptions): Promise<number> {
+  const { detach, keys, abort, stdin = record.openStdin } = options;
+  const size = detach ? undefined : terminalSize();
+  const wait = abort === undefined ? {} : { signal: abort.signal };
+  const { client } = await bootContainer(record, launch, { stdin: record.openStdin, ...(size && { terminalSize: size }) }, wait);
+  const { containerId } = record;
+  const start = async (): Promise<void> => {
+    try {
+      await client.task.start({ id: containerId }, wait);
+      abort?.dispose(); // from now on signals are the container's
+    } catch (error) {
+      await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs */ });
+      throw error;
+    }
+  };
+  try {
+    if (detach) {
+      await start();
+      return 0;
+    }
+    return sessionExitCode(await runSession(client, {
+      containerId, execId: "", terminal: record.terminal, stdin, forwardSignals: options.sigProxy ?? true, start,
+      ...(keys && { detachKeys: keys }),
+    }));
+  } finally {
+    client.close();
+  }
+}
+
+/** Runs work and ends the program with the exit code it returns, or with the one docker has for its failure. */
+export async function runToExit(launch: LaunchOptions, work: (abort: StartAbort) => Promise<number>): Promise<void> {
+  const abort = new StartAbort();
+  let code: number;
+  try {
+    code = await work(abort);
+  } catch (error) {
+    reportError(error, launch.debug);
+    code = abort.received === undefined ? startFailureExitCode(error) : exitCodes.signalBase + constants.signals[abort.received];
+  }
+  await exitWith(code);
+}
+
+/** Lets Ctrl-C and the like give a start up in order. */
+export class StartAbort {
+  readonly #controller = new AbortController();
+  readonly #undo: readonly (() => void)[];
+  #received: NodeJS.Signals | undefined;
+
+  constructor() {
+    this.#undo = (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((name) => {
+      const handler = (): void => {
+        this.#received ??= name;
+        this.#controller.abort(new RuntimeError("canceled", `ended by ${name}`));
+      };
+      process.on(name, handler);
+      return () => { process.off(name, handler); };
+    });
+  }
+
+  get signal(): AbortSignal { return this.#controller.signal; }
+
+  /** The signal that came, if one did. */
+  get received(): NodeJS.Signals | undefined { return this.#received; }
+
+  /** Hands the signals back. */
+  dispose(): void {
+    for (const undo of this.#undo) undo();
+  }
 }
 
 /** Removes what `run --rm` made when it could not be started. */

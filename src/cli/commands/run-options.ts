@@ -127,7 +127,8 @@ function toNetwork(mode: string | undefined): "none" | "user" {
   throw new RuntimeError("invalid_argument", `network "${mode}": must be "user" or "none"`, { reason: "bad_network", hint: instead });
 }
 
-function toWorkingDir(path: string): string {
+/** @throws RuntimeError `invalid_argument` for a relative path. */
+export function toWorkingDir(path: string): string {
   if (!path.startsWith("/")) throw new RuntimeError("invalid_argument", `working directory "${path}": must be an absolute path`, { reason: "bad_workdir", hint: "write -w /path" });
   return path;
 }

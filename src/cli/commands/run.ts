@@ -1,10 +1,7 @@
 import type { Command } from "commander";
-import { RuntimeError } from "../../shared/base/errors.ts";
-import type { ContainerRecord } from "../../host/store/container-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
-import { exitCodes, exitWith, reportError, startFailureExitCode } from "../exit.ts";
-import { abortOnSignals, bootContainer, discard, makeContainer, type LaunchOptions } from "../launch.ts";
-import { requireTerminal, runSession, sessionExitCode, terminalSize } from "../terminal/session.ts";
+import { discard, makeContainer, runToExit, startAndFollow, type LaunchOptions } from "../launch.ts";
+import { requireTerminal } from "../terminal/session.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
 import { defineRunOptions, toContainerOptions, type RunFlags } from "./run-options.ts";
 
@@ -25,65 +22,20 @@ export function define(command: Command): void {
 
 async function run(image: string, args: readonly string[], flags: Flags, command: Command): Promise<void> {
   const folders = foldersOf(command);
-  const debug = globalOptions(command).debug ?? false;
-  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug };
+  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false };
   const options = toContainerOptions(image, args, flags, folders);
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });
   const keys = flags.detachKeys === undefined ? undefined : parseDetachKeys(flags.detachKeys);
-  const abort = abortOnSignals();
-  let record: ContainerRecord | undefined;
-  let code: number;
-  try {
-    record = await makeContainer(options, launch, { signal: abort.signal });
-    code = await startAndFollow(record, launch, { detach, keys, sigProxy: flags.sigProxy, signal: abort.signal, started: abort.dispose });
-  } catch (error) {
-    if (record?.autoRemove === true) discard(folders, record);
-    const name = abort.received();
-    if (name !== undefined && RuntimeError.is(error, "canceled")) {
-      process.stderr.write(`casemate: ${error.message}\n`);
-      await exitWith(exitCodes.signalBase + ({ SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as Readonly<Record<string, number>>)[name]!);
-    }
-    reportError(error, debug);
-    code = startFailureExitCode(error);
-  }
-  await exitWith(code);
-}
-
-interface FollowOptions {
-  readonly detach: boolean;
-  readonly keys: Uint8Array | undefined;
-  readonly sigProxy: boolean;
-  readonly signal: AbortSignal;
-  /** Called when the container runs: from then on signals are the container's. */
-  readonly started: () => void;
-}
-
-async function startAndFollow(record: ContainerRecord, launch: LaunchOptions, options: FollowOptions): Promise<number> {
-  const { detach, keys, signal } = options;
-  const size = detach ? undefined : terminalSize();
-  const { client } = await bootContainer(record, launch, { stdin: record.openStdin, ...(size && { terminalSize: size }) }, { signal });
-  const { containerId } = record;
-  const start = async (): Promise<void> => {
+  await runToExit(launch, async (abort) => {
+    const record = await makeContainer(options, launch, { signal: abort.signal });
     try {
-      await client.task.start({ id: containerId }, { signal });
-      options.started();
+      const code = await startAndFollow(record, launch, { detach, keys, sigProxy: flags.sigProxy, stdin: record.openStdin, abort });
+      if (detach) process.stdout.write(`${record.containerId}\n`);
+      return code;
     } catch (error) {
-      await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs */ });
+      if (record.autoRemove) discard(folders, record);
       throw error;
     }
-  };
-  try {
-    if (detach) {
-      await start();
-      process.stdout.write(`${containerId}\n`);
-      return 0;
-    }
-    return sessionExitCode(await runSession(client, {
-      containerId, execId: "", terminal: record.terminal, stdin: record.openStdin, forwardSignals: options.sigProxy, start,
-      ...(keys && { detachKeys: keys }),
-    }));
-  } finally {
-    client.close();
-  }
+  });
 }

@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -9,4 +9,10 @@ export function packageRoot(): string {
     if (existsSync(join(folder, "package.json"))) return folder;
   }
   throw new RuntimeError("internal", "the package's folder cannot be found");
+}
+
+/** The package's version. */
+export function packageVersion(): string {
+  const { version } = JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { readonly version: string }; // our own file
+  return version;
 }

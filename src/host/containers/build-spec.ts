@@ -1,5 +1,6 @@
-import type { OciMount, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { OciMount, OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
+import { mergeEnv } from "./container-options.ts";
 
 /** The capabilities docker gives a container (moby's default list). */
 const defaultCapabilities = [
@@ -52,6 +53,41 @@ export function buildSpec(record: ContainerRecord): RunnableSpec {
       },
       ...(!record.privileged && { maskedPaths, readonlyPaths }),
     },
+  };
+}
+
+/** What a caller says about a further process. */
+export interface ExecOptions {
+  readonly args: readonly string[];
+  readonly env: readonly string[];
+  readonly terminal: boolean;
+  readonly privileged: boolean;
+  /** Undefined: the container's. */
+  readonly workingDir: string | undefined;
+}
+
+/** A further process of a container: its environment, folder and rights, unless the caller says otherwise. */
+export function buildExecProcess(record: ContainerRecord, options: ExecOptions): OciProcess {
+  const capabilities = record.privileged || options.privileged ? allCapabilities : defaultCapabilities;
+  return {
+    terminal: options.terminal,
+    user: { uid: 0, gid: 0 }, // the agent replaces it, as for the container's first process
+    args: [...options.args],
+    env: mergeEnv(withDefaults({ ...record, terminal: options.terminal }), options.env),
+    cwd: options.workingDir ?? (record.workingDir === "" ? "/" : record.workingDir),
+    capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
+    noNewPrivileges: false,
+  };
+}
+
+/** A process in the guest itself, outside all containers; default: a shell. */
+export function buildVmProcess(options: ExecOptions): OciProcess {
+  return {
+    terminal: options.terminal,
+    user: { uid: 0, gid: 0 },
+    args: options.args.length > 0 ? [...options.args] : ["/bin/sh"],
+    env: mergeEnv([defaultPath, "HOME=/root", ...(options.terminal ? ["TERM=xterm"] : [])], options.env),
+    cwd: options.workingDir ?? "/",
   };
 }
 

@@ -11,6 +11,8 @@ import { startOwner } from "../control/start-owner.ts";
 import { sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import { containerPaths, type StateFolders } from "../store/paths.ts";
+import { readPresentStatus } from "../store/present-status.ts";
+import { untilSandboxGone } from "./end-container.ts";
 
 /** What every start on this host has in common. */
 export interface HostSetup {
@@ -36,8 +38,9 @@ export interface StdioPlan {
 /** Boots a sandbox for the container and makes the container in it. Its process waits for `task.start`. */
 export async function prepareContainer(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, options: WaitOptions): Promise<PreparedContainer> {
   const { folders } = setup;
-  const status = new ContainerStore(folders).readStatus(record.containerId);
+  const status = readPresentStatus(new ContainerStore(folders), record);
   if (status.status === "running" || status.status === "paused") throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
+  if (status.status === "exited") await untilSandboxGone(folders, record.sandboxId);
   const deadline = Deadline.after(options.timeoutMs);
   const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
   const disk = containerPaths(folders, record.containerId).disk;

@@ -10,7 +10,7 @@ import { peerCredentials } from "../../shared/linux/peer-credentials.ts";
 import { Owner as OwnerApi } from "../../shared/protocol/gen/casemate_pb.ts";
 import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcServer } from "../../shared/ttrpc/server.ts";
-import { drivers, releasers } from "../assemble.ts";
+import { drivers } from "../assemble.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, readVersioned } from "../store/container-store.ts";
@@ -18,7 +18,8 @@ import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths } from "../store/paths.ts";
 import { Owner } from "./owner.ts";
 import { ownerService } from "./owner-service.ts";
-import { removeSandboxFolder, settleLostContainers } from "./sweep.ts";
+import { releaseHeld } from "./lost-sandbox.ts";
+import { removeSandboxFolder } from "./sweep.ts";
 import { taskService } from "./task-service.ts";
 
 /** Longest start of a sandbox. A cold boot under emulation on a busy machine takes some 20 s. */
@@ -36,17 +37,16 @@ async function main(folder: string): Promise<void> {
   const ledger = Ledger.open(paths.ledger);
   if (ledger.records.length > 0) {
     // An owner before this one died; what it held is given back, and its containers are marked as lost.
-    for (const failure of await ledger.releaseAll(releasers)) log.error("not released", { error: describeError(failure) });
-    settleLostContainers(store, config.sandboxId);
-    removeSandboxFolder(paths.folder);
+    for (const failure of await releaseHeld(config.folders, config.sandboxId)) log.error("not released", { error: describeError(failure) });
     return;
   }
   const starting = Promise.withResolvers<Sandbox>();
-  const owner = new Owner(starting.promise, store, log);
+  const giveUp = new AbortController();
+  const owner = new Owner(starting.promise, giveUp, store, log);
   const server = serve(owner, paths.ownerSocket);
   process.on("SIGTERM", () => void owner.finish(startTimeoutMs / 10));
   try {
-    const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: startTimeoutMs });
+    const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: startTimeoutMs, signal: giveUp.signal });
     starting.resolve(sandbox);
     for (const warning of sandbox.warnings) log.warn(warning);
     announce({ ready: true, warnings: sandbox.warnings });
@@ -74,7 +74,8 @@ function serve(owner: Owner, socketPath: string): { close(): void } {
       socket.destroy();
       return;
     }
-    services.serve(socket).catch((error: unknown) => owner.log.debug("connection ended", { error: describeError(error) }));
+    owner.connectionOpened();
+    services.serve(socket).finally(() => owner.connectionClosed()).catch((error: unknown) => owner.log.debug("connection ended", { error: describeError(error) }));
   });
   const umask = process.umask(0o177);
   server.listen({ path: socketPath });

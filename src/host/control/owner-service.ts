@@ -65,6 +65,7 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
         user: spec.user,
         io: { terminal: request.terminal, stdin: spec.stdin, log: undefined, holdOutput: spec.holdOutput },
         terminalSize: spec.terminalSize,
+        autoRemove: spec.autoRemove,
       });
       await sandbox.startExec("", request.execId, { timeoutMs: guestCallTimeoutMs });
       return {};

@@ -15,6 +15,8 @@ import { EventBroadcast } from "./event-broadcast.ts";
 
 /** Time clients get to read the end of the last container before the owner goes. */
 const lingerMs = 2_000;
+/** How long a sandbox without containers and callers is kept. */
+const idleTimeoutMs = 30_000;
 /** Longest config.json we read; Kubernetes' are some 100 KiB. */
 const maxSpecBytes = 4 * 1024 * 1024;
 
@@ -35,19 +37,25 @@ export class Owner {
   readonly #starting: Promise<Sandbox>;
   readonly #store: ContainerStore;
   readonly #finished = Promise.withResolvers<void>();
+  readonly #giveUp: AbortController;
   #attachedClients = 0;
+  #connections = 0;
+  #idleTimer: NodeJS.Timeout | undefined;
   #lastDetached: (() => void) | undefined;
   #sandbox: Sandbox | undefined;
   #over = false;
 
-  constructor(starting: Promise<Sandbox>, store: ContainerStore, log: Logger) {
+  /** `giveUp` ends a start that is still under way. */
+  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger) {
     this.#starting = starting;
+    this.#giveUp = giveUp;
     this.#store = store;
     this.log = log;
     starting.then((sandbox) => {
       this.#sandbox = sandbox;
       // A VM that ends by itself ends the owner too; by then every process has got its end.
       void sandbox.ended.then(() => this.finish(0));
+      this.#considerIdle();
     }, () => { /* whoever started the owner reports it */ });
   }
 
@@ -69,10 +77,13 @@ export class Owner {
   readonly onEvent = (event: SandboxEvent): void => {
     this.events.publish({ ...event, unixNanos: BigInt(Date.now()) * 1_000_000n });
     if (event.action === "die") this.#containerEnded(event.containerId);
+    this.#considerIdle();
   };
 
   /** Writes the end of a container into its folder, before anybody is told of it. */
   readonly recordEnd = (container: Container, end: ProcessEnd): void => {
+    // What is to be removed is out of sight before anybody hears of its end.
+    if (this.#backings.get(container.containerId)?.options.autoRemove === true) return this.#removeFiles(container);
     this.#writeStatus(container, { status: "exited", exitCode: end.exitStatus, oomKilled: end.oomKilled, error: end.reason, finishedAtUnixMs: Number(end.exitedAtUnixNanos / 1_000_000n) });
   };
 
@@ -135,10 +146,32 @@ export class Owner {
     };
   }
 
+  connectionOpened(): void {
+    this.#connections++;
+    clearTimeout(this.#idleTimer);
+  }
+
+  connectionClosed(): void {
+    this.#connections--;
+    this.#considerIdle();
+  }
+
+  /** A sandbox that runs nothing and that nobody is connected with was left behind by a caller that died. */
+  #considerIdle(): void {
+    clearTimeout(this.#idleTimer);
+    if (this.#connections > 0 || this.#sandbox === undefined) return;
+    if ([...this.#sandbox.containers.values()].some(({ state }) => state === "running" || state === "paused")) return;
+    this.#idleTimer = setTimeout(() => {
+      this.log.info("nobody uses this sandbox");
+      void this.finish(0);
+    }, idleTimeoutMs);
+  }
+
   /** Stops the sandbox and lets the owner go. Any number of calls. */
   async finish(stopTimeoutMs: number): Promise<void> {
     if (this.#over) return this.finished;
     this.#over = true;
+    if (this.#sandbox === undefined) this.#giveUp.abort(new RuntimeError("canceled", "stopped while starting"));
     try {
       const sandbox = await this.#starting;
       await sandbox.stop(stopTimeoutMs);

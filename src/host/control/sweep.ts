@@ -2,9 +2,7 @@ import { renameSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { isErrnoException } from "../../shared/base/errors.ts";
 import type { ContainerStore } from "../store/container-store.ts";
-
-/** Exit code of a container whose sandbox was lost: 128 + SIGKILL. */
-const lostExitCode = 137;
+import { lostExitCode } from "../store/present-status.ts";
 
 /** Removes a sandbox's run folder, first out of sight. "Already gone" is success. */
 export function removeSandboxFolder(folder: string): void {

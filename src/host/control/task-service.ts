@@ -54,6 +54,7 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
         user: spec.user,
         io: { terminal: request.terminal, stdin: spec.stdin, log: undefined, holdOutput: spec.holdOutput },
         terminalSize: spec.terminalSize,
+        autoRemove: spec.autoRemove,
       });
       return {};
     },

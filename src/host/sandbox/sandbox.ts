@@ -54,6 +54,8 @@ export interface ExecRequest {
   readonly user: string;
   readonly io: ProcessIoOptions;
   readonly terminalSize: { readonly rows: number; readonly columns: number } | undefined;
+  /** Forget the process when it has ended; otherwise {@link Sandbox.deleteExec} does. */
+  readonly autoRemove: boolean;
 }
 
 interface Parts {
@@ -196,6 +198,7 @@ export class Sandbox {
     const io = new ProcessIo(this.#connection.streams(streamId), request.io);
     const process = new GuestProcess({ containerId: request.containerId, execId: request.execId, terminal: request.io.terminal }, io);
     processes.set(request.execId, process);
+    if (request.autoRemove) void process.wait().then(() => processes.delete(request.execId)); // never rejects
     this.#registered.set(process, { request, streamId });
     this.#emit("exec_create", request.containerId, request.execId);
     return process;

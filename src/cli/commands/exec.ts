@@ -1,0 +1,100 @@
+import { create } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
+import type { Command } from "commander";
+import { randomBytes } from "node:crypto";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
+import { ExecSpecSchema, type ExecSpec } from "../../shared/protocol/gen/casemate_pb.ts";
+import { buildExecProcess, buildVmProcess } from "../../host/containers/build-spec.ts";
+import { resolveEnv } from "../../host/containers/container-options.ts";
+import { requireRunning } from "../../host/containers/end-container.ts";
+import { connectOwner, type OwnerClient } from "../../host/control/owner-client.ts";
+import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { collect, foldersOf, globalOptions } from "../command.ts";
+import { exitWith, reportError, startFailureExitCode } from "../exit.ts";
+import { parseDetachKeys } from "../terminal/detach-keys.ts";
+import { requireTerminal, runSession, sessionExitCode, terminalSize } from "../terminal/session.ts";
+import { toWorkingDir } from "./run-options.ts";
+
+interface Flags {
+  readonly interactive?: boolean;
+  readonly tty?: boolean;
+  readonly detach?: boolean;
+  readonly env?: readonly string[];
+  readonly workdir?: string;
+  readonly user?: string;
+  readonly privileged?: boolean;
+  readonly vm?: boolean;
+  readonly detachKeys?: string;
+}
+
+export function define(command: Command): void {
+  command
+    .argument("<container>", "name or id")
+    .argument("[command...]", "command and arguments; with --vm default: a shell")
+    .passThroughOptions()
+    .option("-i, --interactive", "keep standard input open")
+    .option("-t, --tty", "give the command a terminal")
+    .option("-d, --detach", "do not wait for the command")
+    .option("-e, --env <name=value>", "set an environment variable", collect)
+    .option("-w, --workdir <dir>", "working directory; default: the container's")
+    .option("-u, --user <user[:group]>", "user by name or number; default: the container's")
+    .option("--privileged", "give the command all rights in the guest")
+    .option("--vm", "run in the guest itself, as its root, outside the container")
+    .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
+    .addHelpText("after", "\nExamples:\n  casemate exec -it web sh\n  casemate exec -u nobody -w /tmp web id\n  casemate exec --vm -it web        a root shell in the guest")
+    .action(exec);
+}
+
+async function exec(name: string, args: readonly string[], flags: Flags, command: Command): Promise<void> {
+  const folders = foldersOf(command);
+  const terminal = flags.tty ?? false, stdin = flags.interactive ?? false, detach = flags.detach ?? false;
+  if (!detach) requireTerminal({ tty: terminal, interactive: stdin });
+  if (args.length === 0 && flags.vm !== true) throw new RuntimeError("invalid_argument", "exec needs a command", { reason: "no_command", hint: `for example casemate exec -it ${name} sh` });
+  const record = new ContainerStore(folders).find(name);
+  requireRunning(folders, record, "exec in");
+  const process = execProcess(record, args, flags);
+  const size = detach ? undefined : terminalSize();
+  const spec = create(ExecSpecSchema, {
+    processJson: Buffer.from(JSON.stringify(process)),
+    user: flags.user ?? (flags.vm === true ? "" : record.user),
+    stdin: stdin && !detach,
+    holdOutput: !detach,
+    autoRemove: true,
+    ...(size && { terminalSize: { ...size } }),
+  });
+  const client = await connectOwner(folders, record.sandboxId);
+  let code: number;
+  try {
+    code = await runExec(client, flags.vm === true ? "" : record.containerId, spec, { terminal, stdin, detach, keys: flags.detachKeys });
+  } catch (error) {
+    reportError(error, globalOptions(command).debug ?? false);
+    code = startFailureExitCode(error);
+  } finally {
+    client.close();
+  }
+  await exitWith(code);
+}
+
+function execProcess(record: ContainerRecord, args: readonly string[], flags: Flags): OciProcess {
+  const options = { args, env: resolveEnv(flags.env ?? [], process.env), terminal: flags.tty ?? false, privileged: flags.privileged ?? false, workingDir: flags.workdir === undefined ? undefined : toWorkingDir(flags.workdir) };
+  return flags.vm === true ? buildVmProcess(options) : buildExecProcess(record, options);
+}
+
+async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec, options: { readonly terminal: boolean; readonly stdin: boolean; readonly detach: boolean; readonly keys: string | undefined }): Promise<number> {
+  const { terminal, stdin, detach, keys } = options;
+  const execId = randomBytes(8).toString("hex");
+  const inVm = containerId === "";
+  // The guest's own processes run at once; their output waits for us (hold_output).
+  if (inVm) await client.owner.execVm({ execId, terminal, spec });
+  else await client.task.exec({ id: containerId, execId, terminal, spec: anyPack(ExecSpecSchema, spec) });
+  const start = async (): Promise<unknown> => (inVm ? undefined : client.task.start({ id: containerId, execId }));
+  if (detach) {
+    await start();
+    return 0;
+  }
+  return sessionExitCode(await runSession(client, {
+    containerId, execId, terminal, stdin, forwardSignals: true, start,
+    ...(keys !== undefined && { detachKeys: parseDetachKeys(keys) }),
+  }));
+}

@@ -1,0 +1,130 @@
+import type { Command } from "commander";
+import { Option } from "commander";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
+import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
+import { readPresentStatus } from "../../host/store/present-status.ts";
+import { foldersOf, globalOptions } from "../command.ts";
+import { formatTime } from "../format/time.ts";
+import { exitWith, reportError } from "../exit.ts";
+
+export function define(command: Command): void {
+  command
+    .argument("<container...>", "names or ids")
+    .addOption(new Option("--format <format>", "\"json\", the only one").choices(["json"]))
+    .action(async (names: readonly string[]) => {
+      const folders = foldersOf(command);
+      const store = new ContainerStore(folders);
+      const found: object[] = [];
+      let failed = false;
+      for (const name of names) {
+        try {
+          const record = store.find(name);
+          found.push(await describe(folders, record, readPresentStatus(store, record)));
+        } catch (error) {
+          reportError(error, globalOptions(command).debug ?? false);
+          failed = true;
+        }
+      }
+      process.stdout.write(`${JSON.stringify(found, undefined, 4)}\n`);
+      await exitWith(failed ? 1 : 0);
+    });
+}
+
+/** What docker's inspect says of the same container, and the sandbox it is in. */
+async function describe(folders: StateFolders, record: ContainerRecord, status: ContainerStatus): Promise<object> {
+  const running = status.status === "running" || status.status === "paused";
+  const paths = containerPaths(folders, record.containerId);
+  const [path, ...args] = [...record.entrypoint, ...record.command];
+  return {
+    Id: record.containerId,
+    Created: formatTime(record.createdAtUnixMs),
+    Path: path ?? "",
+    Args: args,
+    State: {
+      Status: status.status,
+      Running: running,
+      Paused: status.status === "paused",
+      Restarting: false,
+      OOMKilled: status.oomKilled,
+      Dead: false,
+      Pid: running ? status.guestPid : 0,
+      ExitCode: status.exitCode,
+      Error: status.error,
+      StartedAt: formatTime(status.startedAtUnixMs),
+      FinishedAt: formatTime(status.finishedAtUnixMs),
+    },
+    Image: record.imageId,
+    ResolvConfPath: "",
+    LogPath: paths.log,
+    Name: `/${record.name}`,
+    RestartCount: 0,
+    Driver: "overlay",
+    Platform: "linux",
+    HostConfig: {
+      Binds: record.volumes.map(({ source, name, destination, readOnly }) => `${name === "" ? source : name}:${destination}${readOnly ? ":ro" : ""}`),
+      NetworkMode: record.network,
+      PortBindings: Object.fromEntries(record.ports.map((port) => [`${port.containerPort}/${port.protocol}`, [{ HostIp: port.hostAddress, HostPort: port.hostPorts === undefined ? "" : String(port.hostPorts.first) }]])),
+      AutoRemove: record.autoRemove,
+      Privileged: record.privileged,
+      ReadonlyRootfs: record.readOnlyRootfs,
+      Memory: record.memoryBytes,
+      NanoCpus: Math.round(record.cpus * 1e9),
+      Runtime: "casemate",
+    },
+    Mounts: record.volumes.map((volume) => ({
+      Type: volume.type,
+      ...(volume.name !== "" && { Name: volume.name }),
+      Source: volume.source,
+      Destination: volume.destination,
+      Mode: volume.readOnly ? "ro" : "",
+      RW: !volume.readOnly,
+      Propagation: "rprivate",
+    })),
+    Config: {
+      Hostname: record.hostname,
+      User: record.user,
+      AttachStdin: record.openStdin,
+      Tty: record.terminal,
+      OpenStdin: record.openStdin,
+      Env: record.env,
+      Cmd: record.command,
+      Image: record.image,
+      WorkingDir: record.workingDir,
+      Entrypoint: record.entrypoint.length === 0 ? null : record.entrypoint,
+      Labels: record.labels,
+      StopSignal: record.stopSignal,
+      StopTimeout: record.stopTimeoutMs / 1000,
+    },
+    NetworkSettings: {
+      IPAddress: running ? status.ipAddress : "",
+      Ports: running ? Object.fromEntries(status.ports.map((port) => [`${port.containerPort}/${port.protocol}`, [{ HostIp: port.hostAddress === "" ? "0.0.0.0" : port.hostAddress, HostPort: String(port.hostPort) }]])) : {},
+    },
+    Sandbox: running ? await describeSandbox(folders, record) : { id: record.sandboxId, ownerPid: 0, vmmPid: 0, state: "stopped" },
+  };
+}
+
+/** What the owner says of the sandbox. */
+async function describeSandbox(folders: StateFolders, record: ContainerRecord): Promise<object> {
+  // Loaded for running containers alone: it brings the wire protocol with it.
+  const { withOwner } = await import("../../host/containers/end-container.ts");
+  try {
+    const sandbox = await withOwner(folders, record, async ({ owner }) => owner.inspect({}));
+    return {
+      id: sandbox.sandboxId,
+      ownerPid: sandbox.ownerPid,
+      vmmPid: sandbox.vmmPid,
+      accelerator: sandbox.accelerator,
+      memoryBytes: Number(sandbox.memoryBytes),
+      vcpus: sandbox.vcpuCount,
+      startedBy: sandbox.startedBy,
+      bootMs: Number(sandbox.bootMs),
+      kernel: sandbox.guestKernel,
+      state: sandbox.state,
+      folder: sandboxPaths(folders, record.sandboxId).folder,
+    };
+  } catch (error) {
+    if (!RuntimeError.is(error, "unavailable")) throw error;
+    return { id: record.sandboxId, ownerPid: 0, vmmPid: 0, state: "stopped" }; // it ended while we looked
+  }
+}

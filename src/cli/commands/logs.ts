@@ -1,0 +1,135 @@
+import type { Command } from "commander";
+import { createReadStream, existsSync } from "node:fs";
+import { pipeline } from "node:stream/promises";
+import { setTimeout as delay } from "node:timers/promises";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { LogFollower, readContainerLog, type LogRecord } from "../../host/store/container-log.ts";
+import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
+import { readPresentStatus } from "../../host/store/present-status.ts";
+import { foldersOf } from "../command.ts";
+import { exitWith } from "../exit.ts";
+
+interface Flags {
+  readonly follow?: boolean;
+  readonly tail?: string;
+  readonly timestamps?: boolean;
+  readonly vm?: boolean;
+}
+
+/** How often a growing log is looked at. */
+const pollMs = 50;
+
+export function define(command: Command): void {
+  command
+    .argument("<container>", "name or id")
+    .option("-f, --follow", "go on until the container ends")
+    .option("-n, --tail <lines>", "only the last lines; \"all\": everything")
+    .option("-t, --timestamps", "begin each line with the time it was printed")
+    .option("--vm", "show the guest's console instead")
+    .action(async (name: string, flags: Flags) => {
+      const folders = foldersOf(command);
+      const record = new ContainerStore(folders).find(name);
+      try {
+        await (flags.vm === true ? showConsole(folders, record) : showLog(folders, record, flags));
+      } catch (error) {
+        if (!isErrnoException(error, "EPIPE")) throw error; // whoever read our output has seen enough
+      }
+      await exitWith(0);
+    });
+}
+
+async function showConsole(folders: StateFolders, record: ContainerRecord): Promise<void> {
+  const { console: path } = sandboxPaths(folders, record.sandboxId);
+  if (!existsSync(path)) throw new RuntimeError("failed_precondition", `container "${record.name}" has no VM now, and so no console`, { reason: "container_not_running" });
+  await pipeline(createReadStream(path), process.stdout, { end: false });
+}
+
+async function showLog(folders: StateFolders, record: ContainerRecord, flags: Flags): Promise<void> {
+  const { log } = containerPaths(folders, record.containerId);
+  const store = new ContainerStore(folders);
+  const printer = new LogPrinter(flags.timestamps ?? false);
+  const printed = new Map<number, number>();
+  const print = async (entry: LogRecord): Promise<void> => {
+    // The follower begins with a file that was read already.
+    if (entry.offset < (printed.get(entry.fd) ?? 0)) return;
+    printed.set(entry.fd, entry.offset + entry.bytes.length);
+    await printer.print(entry);
+  };
+  const lines = parseTail(flags.tail);
+  for (const entry of lines === undefined ? readContainerLog(log) : lastLines(readContainerLog(log), lines, printed)) await print(entry);
+  if (flags.follow !== true) return;
+  const follower = new LogFollower(log);
+  try {
+    for (let running = true; running;) {
+      // Looked at before reading: what was printed before the end is then read after it.
+      const { status } = readPresentStatus(store, record);
+      running = (status === "running" || status === "paused") && store.read(record.containerId) !== undefined;
+      for (const entry of follower.poll()) await print(entry);
+      if (running) await delay(pollMs);
+    }
+  } finally {
+    follower.close();
+  }
+}
+
+/** Writes records to the stream they came from, and waits for whoever reads them. */
+class LogPrinter {
+  readonly #timestamps: boolean;
+  /** Streams whose last line has not ended yet. */
+  readonly #open = new Set<number>();
+
+  constructor(timestamps: boolean) {
+    this.#timestamps = timestamps;
+  }
+
+  async print({ fd, bytes, unixNanos }: LogRecord): Promise<void> {
+    const stream = fd === 2 ? process.stderr : process.stdout;
+    const output = this.#timestamps ? this.#stamp(fd, bytes, unixNanos) : bytes;
+    await new Promise<void>((resolve, reject) => { stream.write(output, (error) => (error ? reject(error) : resolve())); });
+  }
+
+  #stamp(fd: number, bytes: Uint8Array, unixNanos: bigint): Uint8Array {
+    const stamp = `${new Date(Number(unixNanos / 1_000_000n)).toISOString().slice(0, -1)}${String(unixNanos % 1_000_000n).padStart(6, "0")}Z `;
+    const text = Buffer.from(bytes).toString("latin1");
+    const stamped = (this.#open.has(fd) ? "" : stamp) + text.replace(/\n(?=[^])/g, `\n${stamp}`);
+    if (text.endsWith("\n")) this.#open.delete(fd);
+    else this.#open.add(fd);
+    return Buffer.from(stamped, "latin1");
+  }
+}
+
+function parseTail(text: string | undefined): number | undefined {
+  if (text === undefined || text === "all") return undefined;
+  if (!/^\d+$/.test(text)) throw new RuntimeError("invalid_argument", `--tail "${text}": must be a number of lines, or "all"`, { reason: "bad_number" });
+  return Number(text);
+}
+
+/** The records that hold the last lines of both streams together, the first one cut; `passed` is told where each stream's rest begins. */
+function lastLines(records: Iterable<LogRecord>, lines: number, passed: Map<number, number>): LogRecord[] {
+  const kept: LogRecord[] = [];
+  let newlines = 0;
+  const countOf = ({ bytes }: LogRecord): number => bytes.reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
+  for (const record of records) {
+    kept.push(record);
+    newlines += countOf(record);
+    passed.set(record.fd, record.offset + record.bytes.length);
+    // One newline more than lines: the one that ends the line before.
+    for (let first = kept[0]; first !== undefined && kept.length > 1 && newlines - countOf(first) > lines; first = kept[0]) {
+      newlines -= countOf(first);
+      kept.shift();
+    }
+  }
+  const [first, ...rest] = kept;
+  if (first === undefined || lines === 0) return [];
+  const endsOpen = kept.at(-1)?.bytes.at(-1) !== 10;
+  let excess = newlines - lines + (endsOpen ? 1 : 0);
+  let at = 0;
+  while (excess > 0) {
+    at = first.bytes.indexOf(10, at) + 1;
+    excess--;
+  }
+  const result = [{ ...first, offset: first.offset + at, bytes: first.bytes.subarray(at) }, ...rest];
+  for (const record of result) passed.set(record.fd, Math.min(passed.get(record.fd) ?? record.offset, record.offset));
+  return result;
+}

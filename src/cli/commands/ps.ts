@@ -1,0 +1,109 @@
+import type { Command } from "commander";
+import { Option } from "commander";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { formatPublished } from "../../host/network/publish.ts";
+import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
+import { readPresentStatus } from "../../host/store/present-status.ts";
+import { collect, foldersOf } from "../command.ts";
+import { formatJsonLines, formatTable } from "../format/table.ts";
+import { formatAgo, formatDuration, formatTime } from "../format/time.ts";
+
+interface Flags {
+  readonly all?: boolean;
+  readonly quiet?: boolean;
+  readonly trunc: boolean;
+  readonly format?: string;
+  readonly filter?: readonly string[];
+}
+
+interface Row {
+  readonly record: ContainerRecord;
+  readonly status: ContainerStatus;
+}
+
+export function define(command: Command): void {
+  command
+    .option("-a, --all", "also those that do not run")
+    .option("-q, --quiet", "ids alone")
+    .option("--no-trunc", "whole ids and commands")
+    .option("-f, --filter <key=value>", "only those with this name, id, status, label or ancestor", collect)
+    .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
+    .action((flags: Flags) => {
+      const store = new ContainerStore(foldersOf(command));
+      const filters = (flags.filter ?? []).map(parseFilter);
+      const byStatus = filters.some(({ key }) => key === "status");
+      const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record) }))
+        .filter(({ status }) => flags.all === true || byStatus || status.status === "running" || status.status === "paused")
+        .filter((row) => filters.every((filter) => matches(row, filter)));
+      process.stdout.write(format(rows, flags));
+    });
+}
+
+function format(rows: readonly Row[], flags: Flags): string {
+  const id = ({ containerId }: ContainerRecord): string => (flags.trunc ? containerId.slice(0, 12) : containerId);
+  if (flags.quiet === true) return rows.map(({ record }) => `${id(record)}\n`).join("");
+  if (flags.format === "json") return formatJsonLines(rows.map(toJson));
+  return formatTable(
+    ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"],
+    rows.map(({ record, status }) => [id(record), record.image, commandOf(record, flags.trunc), formatAgo(record.createdAtUnixMs), describeStatus(status), portsOf(status), record.name]),
+  );
+}
+
+function toJson({ record, status }: Row): object {
+  return {
+    ID: record.containerId.slice(0, 12),
+    Image: record.image,
+    Command: commandOf(record, false),
+    CreatedAt: formatTime(record.createdAtUnixMs),
+    RunningFor: formatAgo(record.createdAtUnixMs),
+    State: status.status,
+    Status: describeStatus(status),
+    Ports: portsOf(status),
+    Names: record.name,
+    Labels: Object.entries(record.labels).map(([name, value]) => `${name}=${value}`).join(","),
+  };
+}
+
+/** Longest command shown. */
+const maxCommandLength = 20;
+
+function commandOf(record: ContainerRecord, truncate: boolean): string {
+  const command = [...record.entrypoint, ...record.command].join(" ");
+  return `"${truncate && command.length > maxCommandLength ? `${command.slice(0, maxCommandLength - 1)}…` : command}"`;
+}
+
+function describeStatus(status: ContainerStatus): string {
+  switch (status.status) {
+    case "created": return "Created";
+    case "running": return `Up ${formatDuration(Date.now() - status.startedAtUnixMs)}`;
+    case "paused": return `Up ${formatDuration(Date.now() - status.startedAtUnixMs)} (Paused)`;
+    case "exited": return `Exited (${status.exitCode})${status.finishedAtUnixMs === 0 ? "" : ` ${formatAgo(status.finishedAtUnixMs)}`}`;
+  }
+}
+
+function portsOf(status: ContainerStatus): string {
+  return status.status === "running" || status.status === "paused" ? status.ports.map(formatPublished).join(", ") : "";
+}
+
+interface Filter {
+  readonly key: string;
+  readonly value: string;
+}
+
+const filterKeys = ["name", "id", "status", "label", "ancestor"];
+
+function parseFilter(text: string): Filter {
+  const equals = text.indexOf("=");
+  const key = text.slice(0, Math.max(0, equals));
+  if (!filterKeys.includes(key)) throw new RuntimeError("invalid_argument", `filter "${text}": must be ${filterKeys.map((name) => `${name}=`).join(", ")}`, { reason: "bad_filter" });
+  return { key, value: text.slice(equals + 1) };
+}
+
+function matches({ record, status }: Row, { key, value }: Filter): boolean {
+  if (key === "name") return record.name.includes(value);
+  if (key === "id") return record.containerId.startsWith(value);
+  if (key === "status") return status.status === value;
+  if (key === "ancestor") return record.image === value || record.imageId.slice(7).startsWith(value);
+  const [name = "", wanted] = value.split("=", 2);
+  return wanted === undefined ? name in record.labels : record.labels[name] === wanted;
+}

@@ -1,0 +1,134 @@
+import { constants } from "node:os";
+import { eventually, orAbandon } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { isFlocked } from "../../shared/linux/flock.ts";
+import { releaseLostSandbox } from "../control/lost-sandbox.ts";
+import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
+import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import { sandboxPaths, type StateFolders } from "../store/paths.ts";
+import { readPresentStatus } from "../store/present-status.ts";
+import { endTaggedProcesses } from "../store/tagged-process.ts";
+
+/** An owner ends its VM politely within 5 s and by force within 5 more; the rest is for a loaded machine. */
+const sandboxEndTimeoutMs = 20_000;
+/** Time a killed process gets to be gone. */
+const killTimeoutMs = 10_000;
+const ownerKillGraceMs = 1_000;
+
+/** Waits until a sandbox whose container has ended is gone, and cleans up after an owner that died. @throws RuntimeError `deadline_exceeded`. */
+export async function untilSandboxGone(folders: StateFolders, sandboxId: string): Promise<void> {
+  const { ownerLock } = sandboxPaths(folders, sandboxId);
+  await eventually(`wait for the end of sandbox "${sandboxId}"`, () => (isFlocked(ownerLock) ? undefined : true), { timeoutMs: sandboxEndTimeoutMs });
+  await releaseLostSandbox(folders, sandboxId);
+}
+
+/** Sends a signal to a container's init process. @throws RuntimeError `failed_precondition` when it does not run. */
+export async function signalContainer(folders: StateFolders, record: ContainerRecord, signal: number): Promise<void> {
+  requireRunning(folders, record, "send a signal to");
+  await withOwner(folders, record, async ({ task }) => task.kill({ id: record.containerId, signal }));
+}
+
+/** Asks a container to end, and kills it after the time; when this returns its sandbox is gone. A container that does not run is fine. */
+export async function stopContainer(folders: StateFolders, record: ContainerRecord, options: { readonly timeoutMs: number; readonly signal?: number }): Promise<void> {
+  const { status } = readPresentStatus(new ContainerStore(folders), record);
+  if (status !== "running" && status !== "paused") return untilSandboxGone(folders, record.sandboxId);
+  try {
+    await withOwner(folders, record, async ({ task }) => {
+      const { containerId: id } = record;
+      const ended = task.wait({ id });
+      ended.catch(() => { /* awaited below, unless a call before it fails */ });
+      if (status === "paused") await task.resume({ id });
+      await ignoreEnded(task.kill({ id, signal: options.signal ?? signalNumber(record.stopSignal) }));
+      try {
+        await orAbandon(ended, "stop", { timeoutMs: options.timeoutMs });
+      } catch (error) {
+        if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+        await ignoreEnded(task.kill({ id, signal: constants.signals.SIGKILL }));
+        await orAbandon(ended, `kill container "${record.name}"`, { timeoutMs: killTimeoutMs });
+      }
+    });
+  } catch (error) {
+    if (!RuntimeError.is(error, "unavailable")) throw error; // the sandbox ended under us, which was the point
+  }
+  await untilSandboxGone(folders, record.sandboxId);
+}
+
+/** Waits for a container's end. Returns its exit code; of one that does not run, the last one. */
+export async function waitForContainer(folders: StateFolders, record: ContainerRecord): Promise<number> {
+  const store = new ContainerStore(folders);
+  const { status, exitCode } = readPresentStatus(store, record);
+  if (status !== "running" && status !== "paused") return exitCode;
+  try {
+    return await withOwner(folders, record, async ({ task }) => (await task.wait({ id: record.containerId })).exitStatus);
+  } catch (error) {
+    if (!RuntimeError.is(error, "unavailable")) throw error;
+    return readPresentStatus(store, record).exitCode;
+  }
+}
+
+/**
+ * Removes a container and everything it holds. With `force` a running one is killed.
+ * @throws RuntimeError `failed_precondition` (reason `container_running`).
+ */
+export async function removeContainer(folders: StateFolders, record: ContainerRecord, options: { readonly force: boolean }): Promise<void> {
+  const store = new ContainerStore(folders);
+  const { status } = readPresentStatus(store, record);
+  if (!options.force && (status === "running" || status === "paused")) {
+    throw new RuntimeError("failed_precondition", `remove container "${record.name}": it is ${status}`, { reason: "container_running", hint: `stop it first, or force it with "casemate rm -f ${record.name}"` });
+  }
+  if (options.force) await endSandbox(folders, record);
+  await untilSandboxGone(folders, record.sandboxId);
+  store.remove(record);
+}
+
+/** Ends a container's sandbox by force, whatever state its owner is in. */
+async function endSandbox(folders: StateFolders, record: ContainerRecord): Promise<void> {
+  const { ownerLock } = sandboxPaths(folders, record.sandboxId);
+  if (!isFlocked(ownerLock)) return;
+  try {
+    await withOwner(folders, record, async ({ owner }) => owner.stop({ timeoutMs: 0 }, { timeoutMs: sandboxEndTimeoutMs }));
+  } catch (error) {
+    if (RuntimeError.is(error, "unavailable") && !isFlocked(ownerLock)) return;
+    // An owner that does not answer is ended; what it held is in its ledger.
+    await endTaggedProcesses({ kind: "owner", name: "owner", token: `${record.sandboxId}/owner`, identity: undefined }, ownerKillGraceMs);
+  }
+}
+
+/** @throws RuntimeError `failed_precondition` (reason `container_not_running`). */
+export function requireRunning(folders: StateFolders, record: ContainerRecord, what: string): void {
+  const { status } = readPresentStatus(new ContainerStore(folders), record);
+  if (status !== "running" && status !== "paused") throw new RuntimeError("failed_precondition", `${what} container "${record.name}": it is not running`, { reason: "container_not_running", hint: `start it with "casemate start ${record.name}"` });
+}
+
+/** Runs work with a connection to the container's owner. */
+export async function withOwner<T>(folders: StateFolders, record: ContainerRecord, work: (client: OwnerClient) => Promise<T>): Promise<T> {
+  const client = await connectOwner(folders, record.sandboxId);
+  try {
+    return await work(client);
+  } finally {
+    client.close();
+  }
+}
+
+/** The number of a signal: `SIGTERM`, `term`, `15`, `RTMIN+3`. @throws RuntimeError `invalid_argument`. */
+export function signalNumber(text: string): number {
+  const name = text.toUpperCase().replace(/^SIG/, "");
+  const realTime = /^RTM(IN|AX)(?:([+-])(\d+))?$/.exec(name);
+  const number = /^\d+$/.test(name) ? Number(name)
+    : realTime === null ? (constants.signals as Readonly<Record<string, number>>)[`SIG${name}`] ?? NaN
+      : (realTime[1] === "IN" ? rtMin : rtMax) + Number(`${realTime[2] ?? "+"}${realTime[3] ?? "0"}`);
+  if (!Number.isInteger(number) || number < 1 || number > rtMax) throw new RuntimeError("invalid_argument", `signal "${text}": no such signal`, { reason: "bad_signal", hint: "for example TERM, SIGHUP or 9" });
+  return number;
+}
+
+/** glibc's first and last real-time signals; signal(7). */
+const rtMin = 34, rtMax = 64;
+
+/** A process that ended between our look and our call is as good as one that took the signal. */
+async function ignoreEnded(call: Promise<unknown>): Promise<void> {
+  try {
+    await call;
+  } catch (error) {
+    if (!RuntimeError.is(error, "not_found")) throw error;
+  }
+}
