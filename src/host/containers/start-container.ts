@@ -5,6 +5,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { CreateOptionsSchema } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import type { GuestImage } from "../guest-image/guest-image.ts";
+import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { startOwner } from "../control/start-owner.ts";
@@ -41,6 +42,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const status = readPresentStatus(new ContainerStore(folders), record);
   if (status.status === "running" || status.status === "paused") throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
   if (status.status === "exited") await untilSandboxGone(folders, record.sandboxId);
+  for (const volume of record.volumes) prepareVolumeSource(volume); // before anything starts: the commonest mistake
   const deadline = Deadline.after(options.timeoutMs);
   const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
   const disk = containerPaths(folders, record.containerId).disk;

@@ -98,7 +98,7 @@ export interface ContainerStatus {
   readonly ports: readonly PublishedPort[];
 }
 
-const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/;
+const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 const idPattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 
 /** All containers of one data folder. Reads are plain file reads, so that `ps` loads next to nothing. */
@@ -115,7 +115,7 @@ export class ContainerStore {
    * @throws RuntimeError `already_exists` (reason `name_taken`), `invalid_argument` for a bad name.
    */
   create(record: ContainerRecord, spec: object): void {
-    if (!namePattern.test(record.name)) throw new RuntimeError("invalid_argument", `container name "${record.name}": only letters, digits, "_", "." and "-" are allowed, at least two, beginning with a letter or digit`, { reason: "bad_name" });
+    if (!namePattern.test(record.name)) throw new RuntimeError("invalid_argument", `container name "${record.name}": only letters, digits, "_", "." and "-" are allowed, beginning with a letter or digit`, { reason: "bad_name" });
     const paths = containerPaths(this.folders, record.containerId);
     mkdirSync(this.#namesFolder, { recursive: true, mode: 0o700 });
     try {
