@@ -16,7 +16,7 @@ const forbidden: readonly { readonly pattern: RegExp; readonly why: string }[] =
   { pattern: new RegExp(`\\b(${["TO" + "DO", "FIX" + "ME", "XX" + "X"].join("|")})\\b`), why: "finish it or file it" },
   { pattern: new RegExp(`(^|[\\s"'\`(=])/${"work"}/\\w`), why: "a path of one machine" },
   { pattern: new RegExp(`(^|[\\s"'\`(=])/(${"home"}|Users)/[a-z]\\w*/`), why: "a path of one machine" },
-  { pattern: new RegExp(`\\.${"skip"}\\(|\\.${"only"}\\(`), why: "use requires(), or run one file by its name" },
+  { pattern: new RegExp(`\\b(test|it|describe|suite)\\.(${"skip"}|${"only"})\\(`), why: "use requires(), or run one file by its name" },
 ];
 
 /** Problems of names and texts, one line each. */

@@ -62,6 +62,9 @@ export const drivers: SandboxDrivers = {
   },
 };
 
+/** Which accelerator this kind of machine has. */
+export { chooseAccelerator } from "./hypervisor/qemu/accelerator.ts";
+
 /** Everything that can be given back with nothing but its record. */
 export const releasers: readonly ResourceReleaser[] = [
   releaserOf(vmmKind), releaserOf(passtKind), releaserOf(loopbackGuardKind), releaserOf(addressSlotKind),

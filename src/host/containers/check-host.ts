@@ -4,7 +4,7 @@ import { freemem, totalmem } from "node:os";
 import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
 import { ensureGuestImage, verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts";
-import { chooseAccelerator } from "../hypervisor/qemu/accelerator.ts";
+import { chooseAccelerator } from "../assemble.ts";
 import { bootMemoryBytes } from "../sandbox/sandbox-config.ts";
 import { isRootful, type StateFolders } from "../store/paths.ts";
 

@@ -2,7 +2,6 @@ import { constants } from "node:os";
 import { eventually, orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
-import { releaseLostSandbox } from "../control/lost-sandbox.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
@@ -19,6 +18,8 @@ const ownerKillGraceMs = 1_000;
 export async function untilSandboxGone(folders: StateFolders, sandboxId: string): Promise<void> {
   const { ownerLock } = sandboxPaths(folders, sandboxId);
   await eventually(`wait for the end of sandbox "${sandboxId}"`, () => (isFlocked(ownerLock) ? undefined : true), { timeoutMs: sandboxEndTimeoutMs });
+  // Loaded here: it brings every driver with it, which a call to a living owner does without.
+  const { releaseLostSandbox } = await import("../control/lost-sandbox.ts");
   await releaseLostSandbox(folders, sandboxId);
 }
 

@@ -1,5 +1,5 @@
 import { ensureGuestImage } from "../guest-image/guest-image.ts";
-import { chooseAccelerator } from "../hypervisor/qemu/accelerator.ts";
+import { chooseAccelerator } from "../assemble.ts";
 import type { StateFolders } from "../store/paths.ts";
 import type { HostSetup } from "./start-container.ts";
 

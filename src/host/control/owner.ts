@@ -9,7 +9,7 @@ import type { Container, RootfsMount } from "../sandbox/container.ts";
 import type { ProcessEnd } from "../sandbox/process.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";
 import { ContainerLogWriter } from "../store/container-log.ts";
-import { ContainerStore, type ContainerStatus } from "../store/container-store.ts";
+import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
 import { readBootId } from "../store/host-facts.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
 

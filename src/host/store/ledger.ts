@@ -146,7 +146,11 @@ function parseLedger(text: string, path: string): ResourceRecord[] {
   }
   const file = value as Partial<LedgerFile> | null; // each field is checked below
   if (file?.version !== version) throw new RuntimeError("failed_precondition", `read ledger "${path}": version ${String(file?.version)}, this program knows ${version}`);
-  const { records } = file;
-  if (!Array.isArray(records) || !records.every((record) => typeof record?.kind === "string" && typeof record.name === "string")) throw new RuntimeError("data_loss", `read ledger "${path}": not a list of records`);
+  const records: unknown = file.records;
+  if (!Array.isArray(records) || !records.every(isResourceRecord)) throw new RuntimeError("data_loss", `read ledger "${path}": not a list of records`);
   return records;
+}
+
+function isResourceRecord(value: unknown): value is ResourceRecord {
+  return typeof value === "object" && value !== null && "kind" in value && typeof value.kind === "string" && "name" in value && typeof value.name === "string";
 }

@@ -1,3 +1,5 @@
+import { inspect } from "node:util";
+
 /**
  * The codes an error can carry: gRPC's names (https://grpc.io/docs/guides/status-codes/), which
  * ttRPC and containerd use too. Callers decide by code, never by message.
@@ -73,7 +75,7 @@ export function codeOf(error: unknown): ErrorCode {
 export function describeError(error: unknown): string {
   const parts: string[] = [];
   for (let current: unknown = error, depth = 0; current !== undefined && depth < 16; depth++) {
-    const message = current instanceof Error ? current.message : String(current);
+    const message = current instanceof Error ? current.message : inspect(current);
     if (message !== "" && parts.at(-1) !== message) parts.push(message);
     current = current instanceof Error ? current.cause : undefined;
   }

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import { parseVolume, prepareVolumeSource } from "./parse-volume.ts";
 
-const context = { cwd: "/home/me/work", folders: { data: "/data", run: "/run/x" } };
+const context = { cwd: "/srv/me/work", folders: { data: "/data", run: "/run/x" } };
 
 test("parseVolume() knows docker's forms", () => {
   const table: readonly [string, string, string, string, boolean][] = [
@@ -16,10 +16,10 @@ test("parseVolume() knows docker's forms", () => {
     ["/a:/b:ro,z", "bind", "/a", "/b", true],
     ["/a:/b:Z,consistent", "bind", "/a", "/b", false],
     ["/a/../c:/b/./d/", "bind", "/c", "/b/d", false],
-    [".:/w", "bind", "/home/me/work", "/w", false],
-    ["./x:/w", "bind", "/home/me/work/x", "/w", false],
+    [".:/w", "bind", "/srv/me/work", "/w", false],
+    ["./x:/w", "bind", "/srv/me/work/x", "/w", false],
     ["..:/w", "bind", "/home/me", "/w", false],
-    ["../y:/w", "bind", "/home/me/y", "/w", false],
+    ["../y:/w", "bind", "/srv/me/y", "/w", false],
     ["cache:/var/cache:ro", "volume", "/data/volumes/cache/_data", "/var/cache", true],
     ["/a b:/c d:", "bind", "/a b", "/c d", false],
   ];
