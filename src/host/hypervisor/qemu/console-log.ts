@@ -37,7 +37,6 @@ export class ConsoleLog {
 
   /** The last output, as text; control characters other than line ends are left out, since this goes to terminals. */
   get tail(): string {
-    // eslint-disable-next-line no-control-regex -- control characters are what is taken out
     return this.#tail.toString("latin1").replaceAll("\r", "").replace(/\x1b\[[0-9;?]*[a-zA-Z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "");
   }
 

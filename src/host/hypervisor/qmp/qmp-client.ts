@@ -31,6 +31,7 @@ const errorCodes: Readonly<Record<string, ErrorCode>> = {
   GenericError: "internal",
 };
 
+interface Listener { readonly onEvent: (event: QmpEvent) => void; readonly onEnd: (why: RuntimeError) => void }
 interface Reply { readonly return?: unknown; readonly error?: { readonly class?: string; readonly desc?: string } }
 
 /** A connection to QEMU's monitor. Commands may overlap; replies are matched by id. */
@@ -39,7 +40,7 @@ export class QmpClient {
   readonly #pending = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #greeting = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<RuntimeError>();
-  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  readonly #listeners = new Set<Listener>();
   #nextId = 1;
   #over: RuntimeError | undefined;
 
@@ -60,6 +61,8 @@ export class QmpClient {
       if (lineBytes > maxLineBytes) this.#end(new RuntimeError("data_loss", `QMP: a line of more than ${maxLineBytes} bytes`));
     });
     socket.on("error", (error) => this.#end(new RuntimeError("unavailable", "QMP connection", { cause: error })));
+    // QEMU never leaves one direction open: the end of what it sends is the end of the monitor.
+    socket.on("end", () => this.#end(new RuntimeError("unavailable", "QMP connection closed by QEMU")));
     socket.on("close", () => this.#end(new RuntimeError("unavailable", "QMP connection closed")));
   }
 
@@ -103,28 +106,28 @@ export class QmpClient {
 
   /** Calls back for every event until the returned function is called. */
   onEvent(listener: (event: QmpEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => { this.#listeners.delete(listener); };
+    return this.#listen({ onEvent: listener, onEnd: () => { /* told by `closed` */ } });
   }
 
   /** Events that the filter lets through, from now on until the connection ends or the reader leaves. */
-  async *events(filter: (event: QmpEvent) => boolean): AsyncGenerator<QmpEvent> {
+  events(filter: (event: QmpEvent) => boolean): AsyncGenerator<QmpEvent> {
     const queue = new PushQueue<QmpEvent>();
-    const stop = this.onEvent((event) => { if (filter(event)) queue.push(event); });
-    void this.#closed.promise.then(() => queue.end());
-    try {
-      yield* queue;
-    } finally {
+    // Here and not in the generator, whose body runs at the first read only.
+    const stop = this.#listen({ onEvent: (event) => { if (filter(event)) queue.push(event); }, onEnd: () => queue.end() });
+    const events = queue[Symbol.asyncIterator]();
+    const leave = events.return.bind(events);
+    events.return = async (value) => {
       stop();
-    }
+      queue.end(); // a read that waits would hold the return up
+      return leave(value);
+    };
+    return events;
   }
 
   /** Waits for one event. Call before the command that causes it. @throws RuntimeError `deadline_exceeded`, `unavailable`. */
   async nextEvent(what: string, filter: (event: QmpEvent) => boolean, options: WaitOptions = {}): Promise<QmpEvent> {
     const found = Promise.withResolvers<QmpEvent>();
-    const stop = this.onEvent((event) => { if (filter(event)) found.resolve(event); });
-    void this.#closed.promise.then((error) => found.reject(error));
-    found.promise.catch(() => { /* awaited below unless the wait has ended already */ });
+    const stop = this.#listen({ onEvent: (event) => { if (filter(event)) found.resolve(event); }, onEnd: found.reject });
     try {
       return await orAbandon(found.promise, what, { timeoutMs: defaultTimeoutMs, ...options });
     } finally {
@@ -151,8 +154,14 @@ export class QmpClient {
     else if ("id" in message && typeof message.id === "number") this.#settle(message.id, message as Reply); // QEMU's, checked field by field there
   }
 
+  #listen(listener: Listener): () => void {
+    if (this.#over === undefined) this.#listeners.add(listener);
+    else listener.onEnd(this.#over);
+    return () => { this.#listeners.delete(listener); };
+  }
+
   #emit(event: QmpEvent): void {
-    for (const listener of [...this.#listeners]) listener(event);
+    for (const listener of [...this.#listeners]) listener.onEvent(event);
   }
 
   #settle(id: number, { return: value, error }: Reply): void {
@@ -168,6 +177,8 @@ export class QmpClient {
     this.#greeting.reject(why);
     for (const reply of this.#pending.values()) reply.reject(why);
     this.#pending.clear();
+    for (const listener of this.#listeners) listener.onEnd(why);
+    this.#listeners.clear();
     this.#closed.resolve(why);
   }
 }
