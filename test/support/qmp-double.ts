@@ -33,6 +33,7 @@ export class QmpDouble {
   readonly #server: Server;
   readonly #greets: boolean;
   readonly #waiting: Socket[] = [];
+  readonly #refused = new Set<string>();
   readonly #held = new Map<string, (() => void)[]>();
   #connection: Connection | undefined;
 
@@ -65,6 +66,11 @@ export class QmpDouble {
       this.#held.delete(command);
       for (const answer of answers) answer();
     };
+  }
+
+  /** Fails the next such command, as QEMU may for reasons of its own. */
+  refuse(command: string): void {
+    this.#refused.add(command);
   }
 
   emit(event: string, data?: unknown): void {
@@ -147,6 +153,10 @@ export class QmpDouble {
       return {};
     }
     if (!connection.negotiated) throw new QmpFailure("Expecting capabilities negotiation with 'qmp_capabilities'", "CommandNotFound");
+    if (this.#refused.delete(command)) {
+      for (const fd of connection.fds.splice(0)) closeSync(fd);
+      throw new QmpFailure("refused by the test");
+    }
     return this.vmm.execute(command, given, () => connection.fds.shift());
   }
 }

@@ -1,14 +1,15 @@
-import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync, statSync } from "node:fs";
 import { release } from "node:os";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
+import { isErrnoException } from "../../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { startProcess, terminateGroup } from "../../../shared/linux/run-process.ts";
 import { readVersioned } from "../../store/container-store.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import type { Accelerator } from "../virtual-machine.ts";
-import { acceleratorArguments, qemuProgram } from "./arguments.ts";
+import { acceleratorArguments } from "./arguments.ts";
+import { findQemu } from "./find-qemu.ts";
 
 /** Which accelerator was chosen, and why. */
 export interface AcceleratorChoice {
@@ -21,10 +22,14 @@ export interface AcceleratorChoice {
   readonly key: string;
 }
 
-/** A kernel that boots says something within milliseconds; one under a broken KVM never does. */
-const firstByteTimeoutMs = 5_000;
-/** A slow but live one (nested virtualization) is given this long to reach its first process. */
-const wholeTimeoutMs = 60_000;
+/** How long a guest under KVM is listened to. */
+export interface ProbeLimits {
+  /** A kernel that boots says something within milliseconds; one under a broken KVM never does. Default 5 s. */
+  readonly firstByteMs: number;
+  /** A slow but live one (nested virtualization) is given this long to reach its first process. Default 60 s. */
+  readonly wholeMs: number;
+}
+const defaultLimits: ProbeLimits = { firstByteMs: 5_000, wholeMs: 60_000 };
 const marker = "casemate-probe: up";
 const kvmDevice = "/dev/kvm";
 
@@ -37,27 +42,31 @@ export interface ProbePayload {
 /**
  * The accelerator to use: KVM if a guest really boots with it, else emulation. Tried once and
  * remembered until the host's kernel, QEMU or CPU changes. Whether the device exists says nothing: some
- * hosts show one that only hangs.
+ * hosts show one that only hangs. @throws RuntimeError `not_found` (reason `tool_missing`) without QEMU.
  */
-export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined): Promise<AcceleratorChoice> {
+export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined, limits = defaultLimits): Promise<AcceleratorChoice> {
   const path = join(folders.data, "accelerator.json");
   const key = hostKey();
+  // Looked at every time: the device and its permission come and go, and a look costs nothing.
+  const obstacle = kvmObstacle();
+  if (obstacle !== undefined) return { version: 1, key, ...obstacle };
   const remembered = readVersioned(path) as AcceleratorChoice | undefined; // written below alone
-  // Permission may be given at any time, and costs nothing to look at.
-  if (remembered?.key === key && (remembered.reason !== "kvm_permission" || !mayOpenKvm())) return remembered;
-  const choice = { version: 1, key, ...await tryKvm(payload, onProgress) } as const;
-  writeFileAtomic(path, JSON.stringify(choice, undefined, 1), 0o644);
+  if (remembered?.key === key) return remembered;
+  onProgress("trying KVM");
+  const choice = { version: 1, key, ...await probe(payload, limits) } as const;
+  // A QEMU that ends at once is no news of the host (a broken kernel file does that too), and cheap to try again.
+  if (choice.reason !== "kvm_failed") writeFileAtomic(path, JSON.stringify(choice, undefined, 1), 0o644);
   return choice;
 }
 
 type Verdict = Pick<AcceleratorChoice, "accelerator" | "reason" | "explanation">;
 const emulation = (reason: string, explanation: string): Verdict => ({ accelerator: "tcg", reason, explanation });
 
-async function tryKvm(payload: ProbePayload, onProgress: (what: string) => void): Promise<Verdict> {
+/** Why KVM need not be tried. */
+function kvmObstacle(): Verdict | undefined {
   if (!existsSync(kvmDevice)) return emulation("kvm_missing", `this host has no ${kvmDevice}`);
   if (!mayOpenKvm()) return emulation("kvm_permission", `no permission on ${kvmDevice}: add yourself to its group (usually \`usermod -aG kvm USER\`) and log in again`);
-  onProgress("trying KVM");
-  return probe(payload);
+  return undefined;
 }
 
 function mayOpenKvm(): boolean {
@@ -71,17 +80,17 @@ function mayOpenKvm(): boolean {
 }
 
 /** Boots the payload under KVM and listens to its serial port. */
-async function probe(payload: ProbePayload): Promise<Verdict> {
-  const qemu = await startProcess(qemuProgram, [
+async function probe(payload: ProbePayload, limits: ProbeLimits): Promise<Verdict> {
+  const qemu = await startProcess(findQemu(), [
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", ...acceleratorArguments("kvm"), "-M", "q35", "-m", "256", "-smp", "1",
-    "-kernel", payload.kernelPath, "-initrd", payload.initramfsPath, "-append", `console=ttyS0 earlyprintk=ttyS0 panic=-1 cryptomgr.notests casemate.probe=up`, "-serial", "stdio",
+    "-kernel", payload.kernelPath, "-initrd", payload.initramfsPath, "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 cryptomgr.notests casemate.probe=up", "-serial", "stdio",
   ], { stdio: ["ignore", "pipe", "pipe"] });
   const heard = Promise.withResolvers<Verdict>();
   const give = (reason: string, explanation: string): void => heard.resolve(emulation(reason, explanation));
   let text = "";
   let messages = "";
-  const silence = setTimeout(() => give("kvm_silent", `a guest under KVM prints nothing within ${firstByteTimeoutMs / 1000} s: this host's KVM cannot boot a kernel`), firstByteTimeoutMs);
-  const slowness = setTimeout(() => give("kvm_slow", `a guest under KVM does not boot within ${wholeTimeoutMs / 1000} s`), wholeTimeoutMs);
+  const silence = setTimeout(() => give("kvm_silent", `a guest under KVM prints nothing within ${limits.firstByteMs / 1000} s: this host's KVM cannot boot a kernel`), limits.firstByteMs);
+  const slowness = setTimeout(() => give("kvm_slow", `a guest under KVM does not boot within ${limits.wholeMs / 1000} s`), limits.wholeMs);
   qemu.child.stdout?.on("data", (chunk: Buffer) => {
     clearTimeout(silence);
     text = (text + chunk.toString("latin1")).slice(-4096);
@@ -96,6 +105,9 @@ async function probe(payload: ProbePayload): Promise<Verdict> {
     clearTimeout(slowness);
     // A hung vCPU thread does not mind SIGTERM; the grace is short because nothing is to be saved.
     await terminateGroup(qemu.child, 200);
+    // Somebody else may hold the other ends (a wrapper's children): they must not keep us.
+    qemu.child.stdout?.destroy();
+    qemu.child.stderr?.destroy();
   }
 }
 
@@ -106,13 +118,3 @@ function hostKey(): string {
   const cpu = readFileSync("/proc/cpuinfo", "latin1").split("\n").filter((line) => /^(model name|flags|microcode|CPU part|Features)/.test(line)).slice(0, 4).join("\n");
   return createHash("sha256").update([release(), program, size, mtimeMs, cpu].join("\n")).digest("hex").slice(0, 32);
 }
-
-/** Path of QEMU. @throws RuntimeError `not_found` (reason `tool_missing`). */
-export function findQemu(path = process.env["PATH"] ?? "/usr/bin"): string {
-  for (const folder of path.split(":")) {
-    const program = join(folder, qemuProgram);
-    if (existsSync(program)) return realpathSync(program);
-  }
-  throw new RuntimeError("not_found", `${qemuProgram} is not installed`, { reason: "tool_missing", hint: "apt-get install --no-install-recommends qemu-system-x86 qemu-system-common" });
-}
-

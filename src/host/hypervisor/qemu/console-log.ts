@@ -1,5 +1,6 @@
-import { closeSync, openSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, openSync, renameSync, writeSync } from "node:fs";
 import type { Socket } from "node:net";
+import { isErrnoException } from "../../../shared/base/errors.ts";
 import { connectUnix } from "../../../shared/linux/unix-socket.ts";
 
 /** A guest that floods its console fills two files of this size and no more. */
@@ -15,13 +16,14 @@ export class ConsoleLog {
   readonly #socket: Socket;
   readonly #ended: Promise<void>;
   #fd: number;
-  #fileBytes = 0;
+  #fileBytes: number;
   #tail: Buffer = Buffer.alloc(0);
 
   private constructor(path: string, socket: Socket) {
     this.#path = path;
     this.#socket = socket;
     this.#fd = openSync(path, "a", 0o600);
+    this.#fileBytes = fstatSync(this.#fd).size;
     socket.on("data", (chunk: Buffer) => this.#append(chunk));
     socket.on("error", () => { /* the end of the VMM; close follows */ });
     this.#ended = new Promise((resolve) => socket.once("close", () => {
@@ -51,15 +53,21 @@ export class ConsoleLog {
 
   #append(chunk: Buffer): void {
     this.#tail = Buffer.concat([this.#tail, chunk]).subarray(-tailBytes);
-    if (this.#fileBytes + chunk.length > maxFileBytes) this.#rotate();
-    writeSync(this.#fd, chunk);
-    this.#fileBytes += chunk.length;
+    try {
+      if (this.#fileBytes + chunk.length > maxFileBytes) this.#rotate();
+      writeSync(this.#fd, chunk);
+      this.#fileBytes += chunk.length;
+    } catch (error) {
+      // A full disk costs lines of the console, not the sandbox; the tail for error messages is in memory.
+      if (!isErrnoException(error)) throw error;
+    }
   }
 
   #rotate(): void {
-    closeSync(this.#fd);
     renameSync(this.#path, `${this.#path}.1`);
-    this.#fd = openSync(this.#path, "w", 0o600);
+    const fd = openSync(this.#path, "w", 0o600);
+    closeSync(this.#fd);
+    this.#fd = fd;
     this.#fileBytes = 0;
   }
 }

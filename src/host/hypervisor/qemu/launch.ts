@@ -4,7 +4,8 @@ import { startProcess, type ManagedProcess } from "../../../shared/linux/run-pro
 import { listenUnix } from "../../../shared/linux/unix-socket.ts";
 import type { ResourceKind } from "../../store/ledger.ts";
 import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../../store/tagged-process.ts";
-import { qemuArguments, qemuProgram, type QemuConfig } from "./arguments.ts";
+import { qemuArguments, type QemuConfig } from "./arguments.ts";
+import { findQemu } from "./find-qemu.ts";
 
 /** How a VMM process is set apart from the rest of the host. */
 export interface Confinement {
@@ -50,6 +51,8 @@ export const vmmKind: ResourceKind<VmmSpec, VmmRecord, ManagedProcess> = {
 };
 
 async function startVmm(record: VmmRecord, spec: VmmSpec): Promise<ManagedProcess> {
+  // Looked for here: of a program that is missing, the last one of a chain could only tell by its exit code.
+  const program = findQemu();
   const fds: number[] = [];
   const hold = (fd: number): number => {
     fds.push(fd);
@@ -63,7 +66,7 @@ async function startVmm(record: VmmRecord, spec: VmmSpec): Promise<ManagedProces
       ...[sockets.qmp, sockets.control, sockets.data, sockets.console].map((path) => hold(listenUnix(path))),
       ...[spec.kernelPath, spec.initramfsPath, spec.rootImagePath].map((path) => hold(openGuestFile(path))),
     ];
-    const { file, args } = confine(spec.confinement, qemuProgram, qemuArguments(spec.config));
+    const { file, args } = confine(spec.confinement, program, qemuArguments(spec.config));
     return await startProcess(file, args, { env: taggedEnvironment(record.token), cwd: "/", stdio: ["ignore", log, log, ...handed] });
   } finally {
     for (const fd of fds) closeSync(fd);

@@ -1,0 +1,192 @@
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { eventually, orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
+import { RuntimeError } from "../../../shared/base/errors.ts";
+import type { QmpClient } from "../qmp/qmp-client.ts";
+import type { DiskSpec, NicSpec, PluggedDisk, ShareSpec } from "../virtual-machine.ts";
+import { pluggableMemoryId, rootPortCount, scsiControllerId, type QemuConfig } from "./arguments.ts";
+
+/** A guest may refuse to give a device back; then it goes with the VM. */
+const unplugTimeoutMs = 10_000;
+/** Set 1 is the root image's (arguments.ts). */
+const firstFdSet = 2;
+
+/** What was plugged under an id, and how to take it out of QEMU's back ends. */
+interface Plugged {
+  readonly port: number | undefined;
+  readonly lun: number | undefined;
+  readonly removeBackend: () => Promise<unknown>;
+}
+
+/** How a device on a root port is plugged: the back end first, which takes the descriptor, then the device. */
+interface PortDevice {
+  readonly addBackend: (fdName: string) => Promise<unknown>;
+  readonly device: Readonly<Record<string, unknown>>;
+  readonly removeBackend: () => Promise<unknown>;
+}
+
+/** What is plugged into a running QEMU and taken back. A plug that fails leaves nothing in QEMU. */
+export class HotPlug {
+  readonly #qmp: QmpClient;
+  readonly #memoryMode: QemuConfig["memoryMode"];
+  readonly #pluggableMemoryBytes: number;
+  readonly #plugged = new Map<string, Plugged>();
+  readonly #unplugging = new Map<string, Promise<void>>();
+  #nextFdSet = firstFdSet;
+  #vmEnded = false;
+
+  constructor(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">) {
+    this.#qmp = qmp;
+    this.#memoryMode = config.memoryMode;
+    this.#pluggableMemoryBytes = config.pluggableMemoryBytes;
+  }
+
+  /** The VM is gone and everything plugged with it: taking back succeeds from now on. */
+  vmEnded(): void {
+    this.#vmEnded = true;
+  }
+
+  async plugDisk(disk: DiskSpec, options: WaitOptions = {}): Promise<PluggedDisk> {
+    this.#requireFree(disk.diskId);
+    const lun = this.#lowestFree((plugged) => plugged.lun);
+    const node = `node-${disk.diskId}`;
+    this.#plugged.set(disk.diskId, { port: undefined, lun, removeBackend: () => this.#qmp.execute("blockdev-del", { "node-name": node }) });
+    try {
+      await this.#addNode(node, disk, options);
+      await this.#qmp.execute("device_add", { driver: "scsi-hd", id: disk.diskId, bus: `${scsiControllerId}.0`, channel: 0, "scsi-id": 0, lun, drive: node, serial: disk.diskId }, options);
+      return { scsiAddress: `0:${lun}` };
+    } catch (error) {
+      throw await this.#takeBack(disk.diskId, RuntimeError.wrap(error, `plug disk "${disk.path}"`));
+    }
+  }
+
+  async plugNic(nic: NicSpec, options: WaitOptions = {}): Promise<void> {
+    const netdev = `netdev-${nic.nicId}`;
+    await this.#plugOnPort(nic.nicId, "NIC", nic.fd, options, {
+      // Not the newer "stream": it looks the descriptor's name up in another thread, where names are not known (QEMU 7.2).
+      addBackend: (fdName) => this.#qmp.execute("netdev_add", { type: "socket", id: netdev, fd: fdName }, options),
+      device: { driver: "virtio-net-pci", netdev, mac: nic.macAddress },
+      removeBackend: () => this.#qmp.execute("netdev_del", { id: netdev }),
+    });
+  }
+
+  async plugShare(share: ShareSpec, options: WaitOptions = {}): Promise<void> {
+    // QEMU takes the device, and the guest's mount then hangs for ever.
+    if (this.#memoryMode === "private") throw new RuntimeError("failed_precondition", `plug share "${share.shareId}": the VM's memory is private, and that cannot change`, { reason: "no_shares" });
+    const chardev = `chardev-${share.shareId}`;
+    await this.#plugOnPort(share.shareId, "share", share.fd, options, {
+      addBackend: (fdName) => this.#qmp.execute("chardev-add", { id: chardev, backend: { type: "socket", data: { addr: { type: "fd", data: { str: fdName } }, server: false } } }, options),
+      device: { driver: "vhost-user-fs-pci", chardev, tag: share.tag, "queue-size": 1024 },
+      removeBackend: () => this.#qmp.execute("chardev-remove", { id: chardev }),
+    });
+  }
+
+  async unplug(id: string, options: WaitOptions = {}): Promise<void> {
+    if (this.#vmEnded) this.#plugged.delete(id);
+    if (!this.#plugged.has(id)) return;
+    // QEMU refuses a second request while the guest is still letting go of the device.
+    let unplugging = this.#unplugging.get(id);
+    if (unplugging === undefined) {
+      unplugging = this.#unplug(id, options).finally(() => this.#unplugging.delete(id));
+      this.#unplugging.set(id, unplugging);
+    }
+    await orAbandon(unplugging, `unplug "${id}"`, options);
+  }
+
+  async growVcpus(vcpuCount: number, options: WaitOptions = {}): Promise<void> {
+    const slots = await this.#qmp.execute("query-hotpluggable-cpus", {}, options) as { readonly type: string; readonly props: Readonly<Record<string, unknown>>; readonly "qom-path"?: string }[]; // QEMU's schema
+    const present = slots.filter((slot) => slot["qom-path"] !== undefined).length;
+    const free = slots.filter((slot) => slot["qom-path"] === undefined).toReversed();
+    if (vcpuCount - present > free.length) throw new RuntimeError("resource_exhausted", `grow to ${vcpuCount} vCPUs: the VM can have ${slots.length}`);
+    for (const [index, slot] of free.slice(0, Math.max(0, vcpuCount - present)).entries()) {
+      await this.#qmp.execute("device_add", { driver: slot.type, id: `vcpu${present + index}`, ...slot.props }, options);
+    }
+  }
+
+  async resizeMemory(pluggedBytes: number, options: WaitOptions = {}): Promise<void> {
+    if (pluggedBytes > this.#pluggableMemoryBytes) throw new RuntimeError("resource_exhausted", `grow memory by ${pluggedBytes} bytes: at most ${this.#pluggableMemoryBytes} can be plugged`);
+    if (this.#pluggableMemoryBytes === 0) return;
+    await this.#qmp.execute("qom-set", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size", value: pluggedBytes }, options);
+  }
+
+  async #addNode(node: string, disk: DiskSpec, options: WaitOptions): Promise<void> {
+    const fdSet = this.#nextFdSet++;
+    const discard = disk.readOnly ? {} : { discard: "unmap" };
+    // Non-blocking, so that a FIFO cannot hold us; files and block devices do not know the difference.
+    const fd = openSync(disk.path, (disk.readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
+    try {
+      await this.#qmp.execute("add-fd", { "fdset-id": fdSet }, { ...options, fd });
+      await this.#qmp.execute("blockdev-add", {
+        driver: disk.format, "node-name": node, "read-only": disk.readOnly, ...discard,
+        file: { driver: fstatSync(fd).isBlockDevice() ? "host_device" : "file", filename: `/dev/fdset/${fdSet}`, ...discard },
+      }, options);
+    } finally {
+      closeSync(fd);
+      // QEMU has its own copy by now; ours is forgotten so that the set goes with the disk. An error above is the one to tell.
+      await this.#qmp.execute("remove-fd", { "fdset-id": fdSet }).catch(() => undefined);
+    }
+  }
+
+  async #plugOnPort(id: string, what: string, fd: number, options: WaitOptions, parts: PortDevice): Promise<void> {
+    this.#requireFree(id);
+    const port = this.#lowestFree((plugged) => plugged.port);
+    if (port >= rootPortCount) throw new RuntimeError("resource_exhausted", `plug ${what} "${id}": all ${rootPortCount} ports are taken`);
+    this.#plugged.set(id, { port, lun: undefined, removeBackend: parts.removeBackend });
+    const fdName = `fd-${id}`;
+    try {
+      await this.#qmp.execute("getfd", { fdname: fdName }, { ...options, fd });
+      await parts.addBackend(fdName);
+      await this.#qmp.execute("device_add", { id, bus: `port${port}`, ...parts.device }, options);
+    } catch (error) {
+      // A back end that was made has taken the descriptor: "not found" is as good.
+      await this.#qmp.execute("closefd", { fdname: fdName }).catch(() => undefined);
+      throw await this.#takeBack(id, RuntimeError.wrap(error, `plug ${what} "${id}"`));
+    }
+  }
+
+  /** After a plug that failed, by its time too: then QEMU may have done what nobody waited for. */
+  async #takeBack(id: string, failure: RuntimeError): Promise<RuntimeError> {
+    await this.#unplug(id, {}).catch((error: unknown) => failure.cleanupErrors.push(error));
+    return failure;
+  }
+
+  async #unplug(id: string, options: WaitOptions): Promise<void> {
+    const given = new AbortController();
+    const gone = this.#qmp.nextEvent(`unplug "${id}"`, ({ event, data }) => event === "DEVICE_DELETED" && data["device"] === id, { timeoutMs: unplugTimeoutMs, ...options, signal: AbortSignal.any([given.signal, ...(options.signal ? [options.signal] : [])]) });
+    gone.catch(() => { /* awaited below unless device_del fails first */ });
+    try {
+      await this.#qmp.execute("device_del", { id }, options).catch((error: unknown) => { if (!saysUnplugIsUnderWay(error)) throw error; });
+      await gone;
+    } catch (error) {
+      given.abort();
+      if (!RuntimeError.is(error, "not_found")) throw RuntimeError.wrap(error, `unplug "${id}"`);
+    }
+    await this.#removeBackend(id);
+  }
+
+  async #removeBackend(id: string): Promise<void> {
+    const plugged = this.#plugged.get(id);
+    this.#plugged.delete(id);
+    // QEMU lets go of a back end some time after the device; a back end that was never made is fine too.
+    await eventually(`remove back end of "${id}"`, () => plugged?.removeBackend().then(() => true, (error: unknown) => (saysInUse(error) ? undefined : true)) ?? true, { timeoutMs: unplugTimeoutMs });
+  }
+
+  #requireFree(id: string): void {
+    if (this.#plugged.has(id)) throw new RuntimeError("already_exists", `plug "${id}": that id is plugged already`);
+  }
+
+  #lowestFree(numberOf: (plugged: Plugged) => number | undefined): number {
+    const taken = new Set([...this.#plugged.values()].map(numberOf));
+    for (let number = 0; ; number++) if (!taken.has(number)) return number;
+  }
+}
+
+// QEMU gives these two no class of their own: only the text tells (test/integration/qmp-double.test.ts holds them).
+
+function saysInUse(error: unknown): boolean {
+  return RuntimeError.is(error) && /in use|busy/i.test(String(error.cause));
+}
+
+/** An earlier request that the guest has not answered in time. */
+function saysUnplugIsUnderWay(error: unknown): boolean {
+  return RuntimeError.is(error) && /already in the process of unplug/.test(String(error.cause));
+}
