@@ -57,6 +57,7 @@ async function greet(socket: Socket, options: WaitOptions): Promise<PortSession>
   });
   socket.on("drain", () => link.drained());
   socket.on("error", (error) => end(new RuntimeError("unavailable", `agent port: ${describeError(error)}`)));
+  socket.on("end", () => end(new RuntimeError("unavailable", "the VM closed the agent's port"))); // half-open sockets give no "close" for it
   socket.on("close", () => end(new RuntimeError("unavailable", "the agent's port closed")));
   socket.write(encodeHello(sessionId));
   await orAbandon(answered.promise, "greet the agent", options);
