@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { runProcess } from "../../../shared/linux/run-process.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { ImageStore, StoredImage } from "./image-store.ts";
-import { encodeHeader, tarPadding } from "./tar.ts";
+import { encodeHeader, tarEnd, tarPadding } from "./tar-writer.ts";
 
 export const busyboxImageName = "localhost/busybox:latest";
 const candidates = ["/usr/bin/busybox", "/bin/busybox"];
@@ -23,21 +24,29 @@ export async function ensureBusyboxImage(store: ImageStore): Promise<StoredImage
   if (stored !== undefined && (await store.open(stored)).config.labels["casemate.busybox"] === made) return stored;
   const applets = (await runProcess(program, ["--list"])).stdout.toString().split("\n").filter((name) => name !== "" && name !== "busybox");
   const layer = busyboxLayer(readFileSync(program), applets);
-  const layerDigest = store.writeBlob(layer);
-  const config = Buffer.from(JSON.stringify({
-    architecture: process.arch === "arm64" ? "arm64" : "amd64",
-    os: "linux",
-    created,
-    config: { Cmd: ["sh"], Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], Labels: { "casemate.busybox": made } },
-    rootfs: { type: "layers", diff_ids: [`sha256:${createHash("sha256").update(layer).digest("hex")}`] },
-  }));
-  const manifest = Buffer.from(JSON.stringify({
-    schemaVersion: 2,
-    mediaType: "application/vnd.oci.image.manifest.v1+json",
-    config: { mediaType: "application/vnd.oci.image.config.v1+json", digest: store.writeBlob(config), size: config.length },
-    layers: [{ mediaType: "application/vnd.oci.image.layer.v1.tar", digest: layerDigest, size: layer.length }],
-  }));
-  return store.add(busyboxImageName, store.writeBlob(manifest));
+  return store.withTemporaryFolder("busybox", {}, async (folder) => {
+    const write = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
+      const hex = createHash("sha256").update(bytes).digest("hex");
+      mkdirSync(join(folder, "sha256"), { recursive: true });
+      writeFileSync(join(folder, "sha256", hex), bytes);
+      return { digest: `sha256:${hex}`, size: bytes.length };
+    };
+    const layerBlob = write(layer);
+    const config = write(Buffer.from(JSON.stringify({
+      architecture: process.arch === "arm64" ? "arm64" : "amd64",
+      os: "linux",
+      created,
+      config: { Cmd: ["sh"], Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], Labels: { "casemate.busybox": made } },
+      rootfs: { type: "layers", diff_ids: [layerBlob.digest] },
+    })));
+    const manifest = write(Buffer.from(JSON.stringify({
+      schemaVersion: 2,
+      mediaType: "application/vnd.oci.image.manifest.v1+json",
+      config: { mediaType: "application/vnd.oci.image.config.v1+json", ...config },
+      layers: [{ mediaType: "application/vnd.oci.image.layer.v1.tar", ...layerBlob }],
+    })));
+    return store.add(busyboxImageName, manifest.digest, folder);
+  });
 }
 
 const folders: readonly (readonly [string, number])[] = [
@@ -52,12 +61,12 @@ const files: Readonly<Record<string, string>> = {
 
 /** The one layer: busybox under all its names, and the files a system has. */
 function busyboxLayer(busybox: Buffer, applets: readonly string[]): Buffer {
-  const file = (path: string, mode: number, content: Buffer): Buffer[] => [encodeHeader({ path, mode, type: "0", sizeBytes: content.length, linkPath: "" }), content, tarPadding(content.length)];
+  const file = (path: string, mode: number, content: Buffer): Buffer[] => [encodeHeader({ path, mode, type: "file", sizeBytes: content.length }), content, tarPadding(content.length)];
   return Buffer.concat([
-    ...folders.map(([path, mode]) => encodeHeader({ path: `${path}/`, mode, type: "5", sizeBytes: 0, linkPath: "" })),
+    ...folders.map(([path, mode]) => encodeHeader({ path, mode, type: "folder" })),
     ...Object.entries(files).flatMap(([path, text]) => file(path, 0o644, Buffer.from(text))),
     ...file("bin/busybox", 0o755, busybox),
-    ...applets.toSorted().map((name) => encodeHeader({ path: `bin/${name}`, mode: 0o755, type: "1", sizeBytes: 0, linkPath: "bin/busybox" })),
-    Buffer.alloc(1024),
+    ...applets.toSorted().map((name) => encodeHeader({ path: `bin/${name}`, mode: 0o755, type: "link", linkPath: "bin/busybox" })),
+    tarEnd,
   ]);
 }

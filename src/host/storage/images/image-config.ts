@@ -20,15 +20,32 @@ export interface ImageConfig {
   readonly diffIds: readonly string[];
 }
 
+/** What an image is made of (OCI image-spec, manifest.md). */
+export interface ImageManifest {
+  readonly config: BlobReference;
+  /** Lowest first. */
+  readonly layers: readonly BlobReference[];
+}
+
+interface BlobReference {
+  /** `sha256:` and 64 hexadecimal digits. */
+  readonly digest: string;
+  readonly sizeBytes: number;
+}
+
+const digestPattern = /^sha256:[0-9a-f]{64}$/;
+
+/** Parses an image's manifest blob. @throws RuntimeError `data_loss` (reason `image_corrupt`) naming the bad field. */
+export function parseImageManifest(text: string): ImageManifest {
+  const root = object(json(text, "manifest"), "manifest");
+  const layers = root["layers"];
+  if (!Array.isArray(layers)) throw bad("manifest.layers", "a list");
+  return { config: blobReference(root["config"], "manifest.config"), layers: layers.map((layer: unknown, index) => blobReference(layer, `manifest.layers[${index}]`)) };
+}
+
 /** Parses an image's config blob. @throws RuntimeError `data_loss` (reason `image_corrupt`) naming the bad field. */
 export function parseImageConfig(text: string): ImageConfig {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new RuntimeError("data_loss", "image config is not JSON", { cause: error, reason: "image_corrupt" });
-  }
-  const root = object(value, "config");
+  const root = object(json(text, "config"), "config");
   const config = object(root["config"] ?? {}, "config.config");
   const rootfs = object(root["rootfs"] ?? {}, "config.rootfs");
   return {
@@ -46,6 +63,21 @@ export function parseImageConfig(text: string): ImageConfig {
     created: string(root["created"], "created"),
     diffIds: strings(rootfs["diff_ids"], "rootfs.diff_ids"),
   };
+}
+
+function json(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new RuntimeError("data_loss", `image ${what} is not JSON`, { cause: error, reason: "image_corrupt", hint: "pull the image again" });
+  }
+}
+
+function blobReference(value: unknown, field: string): BlobReference {
+  const { digest, size } = object(value, field);
+  if (typeof digest !== "string" || !digestPattern.test(digest)) throw bad(`${field}.digest`, "sha256: and 64 hexadecimal digits");
+  if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0) throw bad(`${field}.size`, "a number of bytes");
+  return { digest, sizeBytes: size };
 }
 
 function object(value: unknown, field: string): Readonly<Record<string, unknown>> {

@@ -12,19 +12,23 @@ export interface ImageName {
   readonly digest: string;
 }
 
+/** Of registry and repository together (docker's limit); tag and digest have their own. */
 const maxNameLength = 255;
 const component = "[a-z0-9]+(?:(?:\\.|_|__|-+)[a-z0-9]+)*";
 const repositoryPattern = new RegExp(`^${component}(?:/${component})*$`);
 const tagPattern = /^[\w][\w.-]{0,127}$/;
 const digestPattern = /^sha256:[0-9a-f]{64}$/;
-const registryPattern = /^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d{1,5})?$/;
+const hostPart = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?";
+const registryPattern = new RegExp(`^(?:${hostPart}(?:\\.${hostPart})*|\\[[0-9a-fA-F:]+\\])(?::\\d{1,5})?$`);
+/** docker keeps such names for ids. */
+const idPattern = /^[0-9a-f]{64}$/;
 
 /** Parses and completes a name: `busybox` is `docker.io/library/busybox:latest`. @throws RuntimeError `invalid_argument` (reason `bad_image_name`) that says what is wrong. */
 export function parseImageName(text: string): ImageName {
   const fail = (why: string): never => {
     throw new RuntimeError("invalid_argument", `image name "${text}": ${why}`, { reason: "bad_image_name", hint: "write [REGISTRY/]NAME[:TAG], for example docker.io/library/alpine:3" });
   };
-  if (text.length > maxNameLength) fail(`longer than ${maxNameLength} characters`);
+  if (/^[a-z]+:\/\//i.test(text)) fail("has a scheme, but is no URL");
   const at = text.indexOf("@");
   const digest = at === -1 ? "" : text.slice(at + 1);
   if (at !== -1 && !digestPattern.test(digest)) fail("its digest must be sha256: and 64 hexadecimal digits");
@@ -42,13 +46,11 @@ export function parseImageName(text: string): ImageName {
   if (!repositoryPattern.test(repository)) fail("only lower case letters and digits, separated by \".\", \"_\", \"-\" or \"/\", are allowed");
   if (colon !== -1 && !tagPattern.test(tag)) fail(`bad tag "${tag}"`);
   if (hasRegistry && !registryPattern.test(first)) fail(`bad registry "${first}"`);
+  if (!hasRegistry && idPattern.test(repository)) fail("looks like an image id");
   const registry = hasRegistry && first !== "index.docker.io" ? first : "docker.io";
-  return {
-    registry,
-    repository: registry === "docker.io" && !repository.includes("/") ? `library/${repository}` : repository,
-    tag: tag === "" && digest === "" ? "latest" : tag,
-    digest,
-  };
+  const wholeRepository = registry === "docker.io" && !repository.includes("/") ? `library/${repository}` : repository;
+  if (registry.length + 1 + wholeRepository.length > maxNameLength) fail(`longer than ${maxNameLength} characters`);
+  return { registry, repository: wholeRepository, tag: tag === "" && digest === "" ? "latest" : tag, digest };
 }
 
 /** The whole name: `docker.io/library/busybox:latest`. */
@@ -58,7 +60,7 @@ export function formatImageName({ registry, repository, tag, digest }: ImageName
 
 /** Repository as `images` shows it: docker leaves its own registry out. */
 export function shortRepository({ registry, repository }: ImageName): string {
-  return registry === "docker.io" ? repository.replace(/^library\//, "") : `${registry}/${repository}`;
+  return registry === "docker.io" ? repository.replace(/^library\/(?=[^/]*$)/, "") : `${registry}/${repository}`;
 }
 
 /** Names under which a short name may be stored here, in the order they are tried: docker's own, then images made on this machine. */

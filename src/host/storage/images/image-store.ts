@@ -1,13 +1,14 @@
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, createReadStream, existsSync, fstatSync, linkSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { eventually } from "../../../shared/base/deadline.ts";
-import { RuntimeError } from "../../../shared/base/errors.ts";
+import { pipeline } from "node:stream/promises";
+import { eventually, type WaitOptions } from "../../../shared/base/deadline.ts";
+import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../../shared/linux/flock.ts";
 import { readVersioned } from "../../store/container-store.ts";
 import type { StateFolders } from "../../store/paths.ts";
-import { parseImageConfig, type ImageConfig } from "./image-config.ts";
+import { parseImageConfig, parseImageManifest, type ImageConfig } from "./image-config.ts";
 import { localCandidates } from "./image-name.ts";
 import { makeRootImage, rootFileSystem } from "./root-image.ts";
 
@@ -32,11 +33,9 @@ export interface RunnableImage {
 }
 
 interface Index { readonly version: 1; readonly images: readonly StoredImage[] }
-interface Manifest { readonly config: { readonly digest: string; readonly size: number }; readonly layers: readonly { readonly digest: string; readonly size: number }[] }
 
 /** Making a large image takes minutes; whoever waits for it waits as long. */
 const lockTimeoutMs = 30 * 60_000;
-const digestPattern = /^sha256:([0-9a-f]{64})$/;
 
 /** Container images on this machine: blobs by digest, an index of names, and one root file system per image. */
 export class ImageStore {
@@ -46,15 +45,24 @@ export class ImageStore {
     this.#folder = join(folders.data, "images");
   }
 
-  get blobsFolder(): string {
-    return join(this.#folder, "blobs");
-  }
-
-  /** A folder for something half made; leftovers of those who died are cleared when the next one asks. */
-  temporaryFolder(): string {
-    const folder = join(this.#folder, `tmp/${process.pid}-${performance.now()}`);
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    return folder;
+  /**
+   * Runs work while no other process does work of that name, in an empty folder beside the blobs that is
+   * removed afterwards. Folders of those who died are cleared by whoever comes next.
+   */
+  async withTemporaryFolder<T>(name: string, options: WaitOptions, work: (folder: string) => Promise<T>): Promise<T> {
+    return this.#locked(name, options, async () => {
+      const parent = join(this.#folder, "tmp");
+      const folder = join(parent, name);
+      mkdirSync(parent, { recursive: true, mode: 0o700 });
+      this.#clearTemporaryFolders(parent);
+      rmSync(folder, { recursive: true, force: true });
+      mkdirSync(folder, { mode: 0o700 });
+      try {
+        return await work(folder);
+      } finally {
+        rmSync(folder, { recursive: true, force: true });
+      }
+    });
   }
 
   list(): readonly StoredImage[] {
@@ -74,36 +82,52 @@ export class ImageStore {
     return byId[0];
   }
 
-  /** The image's config and its root file system, made now if this is the first use. */
-  async open(image: StoredImage, onProgress: (what: string) => void = () => undefined): Promise<RunnableImage> {
-    const { config, layers } = this.#readManifest(image.manifestDigest);
+  /**
+   * The image's config and its root file system, made now if this is the first use. A blob found to be
+   * damaged is deleted, so that the next pull fetches it.
+   * @throws RuntimeError `data_loss` (reason `image_corrupt`), `resource_exhausted`, `canceled`.
+   */
+  async open(image: StoredImage, onProgress: (what: string) => void = () => undefined, options: WaitOptions = {}): Promise<RunnableImage> {
+    const { config, layers } = parseImageManifest(this.#readBlob(image.manifestDigest).toString());
     const parsed = parseImageConfig(this.#readBlob(config.digest).toString());
     if (parsed.diffIds.length !== layers.length) throw new RuntimeError("data_loss", `image "${image.id}": ${layers.length} layers, its config names ${parsed.diffIds.length}`, { reason: "image_corrupt", hint: "remove the image and pull it again" });
-    const path = join(this.#folder, "rootfs", `${hexOf(image.manifestDigest)}.${rootFileSystem}`);
+    const path = this.#rootfsPath(image.manifestDigest);
     if (!existsSync(path)) {
-      await this.#locked(`rootfs-${hexOf(image.manifestDigest)}`, async () => {
+      await this.withTemporaryFolder(`rootfs-${hexOf(image.manifestDigest)}`, options, async (folder) => {
         if (existsSync(path)) return;
         onProgress("preparing the image");
-        mkdirSync(join(this.#folder, "rootfs"), { recursive: true, mode: 0o711 });
-        this.#clearHalfMade(join(this.#folder, "rootfs"));
-        await makeRootImage(layers.map((layer, index) => ({ path: this.#blobPath(layer.digest), digest: layer.digest, diffId: parsed.diffIds[index] ?? "" })), path);
+        const blobs = layers.map((layer, index) => ({ path: this.#blobPath(layer.digest), digest: layer.digest, diffId: parsed.diffIds[index] ?? "" }));
+        try {
+          const made = await makeRootImage(blobs, folder, options);
+          mkdirSync(join(this.#folder, "rootfs"), { recursive: true, mode: 0o711 });
+          renameSync(made, path);
+        } catch (error) {
+          if (RuntimeError.is(error, "data_loss")) await this.#deleteDamaged(blobs.map(({ digest }) => digest));
+          throw RuntimeError.wrap(error, `prepare image "${image.names[0] ?? image.id}"`);
+        }
       });
     }
     return { id: image.id, manifestDigest: image.manifestDigest, config: parsed, rootfs: { path, fsType: rootFileSystem } };
   }
 
-  /** Enters an image whose blobs are there; the name is taken from another image that had it. */
-  async add(name: string, manifestDigest: string): Promise<StoredImage> {
-    const manifest = this.#readManifest(manifestDigest);
-    const config = parseImageConfig(this.#readBlob(manifest.config.digest).toString());
-    return this.#locked("index", async () => {
+  /**
+   * Enters an image whose blobs are in a temporary folder's `sha256`, named by their digests, and moves
+   * them from there. The name is taken from another image that had it.
+   */
+  async add(name: string, manifestDigest: string, folder: string): Promise<StoredImage> {
+    return this.#locked("index", {}, async () => {
+      // With the lock held, so that nobody takes the blobs for garbage before the index names them.
+      this.#adoptBlob(manifestDigest, folder);
+      const manifest = parseImageManifest(this.#readBlob(manifestDigest).toString());
+      for (const { digest } of [manifest.config, ...manifest.layers]) this.#adoptBlob(digest, folder);
+      const config = parseImageConfig(this.#readBlob(manifest.config.digest).toString());
       const others = this.list().map((image) => ({ ...image, names: image.names.filter((other) => other !== name) }));
       const before = others.find((image) => image.manifestDigest === manifestDigest);
       const image: StoredImage = {
         names: [...before?.names ?? [], name],
         manifestDigest,
         id: manifest.config.digest,
-        sizeBytes: manifest.layers.reduce((sum, layer) => sum + layer.size, 0),
+        sizeBytes: manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
         created: config.created,
       };
       this.#writeIndex([...others.filter((other) => other !== before), image]);
@@ -111,12 +135,25 @@ export class ImageStore {
     });
   }
 
+  /** Links the layers and configs that are here into a folder, by digest. Manifests not: whoever copies an image writes its own. */
+  lendBlobs(folder: string): void {
+    mkdirSync(folder, { recursive: true });
+    const digests = new Set(this.list().flatMap((image) => this.#contentOf(image.manifestDigest)));
+    for (const digest of digests) {
+      try {
+        linkSync(this.#blobPath(digest), join(folder, hexOf(digest)));
+      } catch (error) {
+        if (!isErrnoException(error, "ENOENT")) throw error; // removed since the list was read, or found damaged
+      }
+    }
+  }
+
   /**
    * Takes a name away, or with an id the whole image; what nothing refers to any more is deleted.
    * @throws RuntimeError `not_found` (reason `image_not_found`), `failed_precondition` (reason `image_in_use`).
    */
   async remove(reference: string, options: { readonly force: boolean; readonly usedBy: (manifestDigest: string) => readonly string[] }): Promise<{ readonly untagged: readonly string[]; readonly deleted: string | undefined }> {
-    return this.#locked("index", async () => {
+    return this.#locked("index", {}, async () => {
       const image = this.find(reference);
       if (image === undefined) throw new RuntimeError("not_found", `no such image: ${reference}`, { reason: "image_not_found", hint: "`casemate images` lists the images" });
       const byName = candidatesOf(reference).find((name) => image.names.includes(name));
@@ -127,37 +164,28 @@ export class ImageStore {
       const others = this.list().filter((other) => other.manifestDigest !== image.manifestDigest);
       this.#writeIndex(left.length === 0 ? others : [...others, { ...image, names: left }]);
       if (left.length > 0) return { untagged, deleted: undefined };
-      this.#deleteContent(image, others);
+      this.#deleteGarbage(others);
       return { untagged, deleted: image.id };
     });
   }
 
-  /** Stores bytes under their digest, and returns it. */
-  writeBlob(bytes: Uint8Array): string {
-    const hex = createHash("sha256").update(bytes).digest("hex");
-    mkdirSync(join(this.blobsFolder, "sha256"), { recursive: true, mode: 0o700 });
-    const path = this.#blobPath(`sha256:${hex}`);
-    if (!existsSync(path)) {
-      writeFileSync(`${path}.tmp-${process.pid}`, bytes);
-      renameSync(`${path}.tmp-${process.pid}`, path);
+  /** Deletes what no image of the index needs. A container that still uses a root image has it open, and keeps it for as long as it runs. */
+  #deleteGarbage(images: readonly StoredImage[]): void {
+    const blobs = new Set(images.flatMap(({ manifestDigest }) => [manifestDigest, ...this.#contentOf(manifestDigest)]).map(hexOf));
+    const roots = new Set(images.map(({ manifestDigest }) => this.#rootfsPath(manifestDigest)));
+    for (const name of namesIn(join(this.#folder, "blobs/sha256"))) if (!blobs.has(name)) rmSync(join(this.#folder, "blobs/sha256", name), { force: true });
+    for (const name of namesIn(join(this.#folder, "rootfs"))) if (!roots.has(join(this.#folder, "rootfs", name))) rmSync(join(this.#folder, "rootfs", name), { force: true });
+  }
+
+  /** Digests of an image's config and layers; none when its manifest is damaged: then it must be pulled again anyway. */
+  #contentOf(manifestDigest: string): string[] {
+    try {
+      const { config, layers } = parseImageManifest(this.#readBlob(manifestDigest).toString());
+      return [config.digest, ...layers.map(({ digest }) => digest)];
+    } catch (error) {
+      if (RuntimeError.is(error, "data_loss")) return [];
+      throw error;
     }
-    return `sha256:${hex}`;
-  }
-
-  /** Runs work while no other process does work of that name. */
-  async exclusively<T>(what: string, work: () => Promise<T>): Promise<T> {
-    return this.#locked(what, work);
-  }
-
-  #deleteContent(image: StoredImage, others: readonly StoredImage[]): void {
-    const blobsOf = (digest: string): string[] => {
-      const manifest = this.#readManifest(digest);
-      return [digest, manifest.config.digest, ...manifest.layers.map((layer) => layer.digest)];
-    };
-    const kept = new Set(others.flatMap((other) => blobsOf(other.manifestDigest)));
-    for (const digest of blobsOf(image.manifestDigest)) if (!kept.has(digest)) rmSync(this.#blobPath(digest), { force: true });
-    // A container that still uses it has it open, and keeps it for as long as it runs.
-    rmSync(join(this.#folder, "rootfs", `${hexOf(image.manifestDigest)}.${rootFileSystem}`), { force: true });
   }
 
   #readIndex(): Index {
@@ -169,42 +197,89 @@ export class ImageStore {
     writeFileAtomic(join(this.#folder, "index.json"), JSON.stringify(index, undefined, 1));
   }
 
-  #readManifest(digest: string): Manifest {
-    const manifest = JSON.parse(this.#readBlob(digest).toString()) as Partial<Manifest>; // checked here and by the digest
-    if (typeof manifest.config?.digest !== "string" || !Array.isArray(manifest.layers)) throw new RuntimeError("data_loss", `image manifest "${digest}" names no config and layers`, { reason: "image_corrupt", hint: "pull the image again" });
-    return { config: manifest.config, layers: manifest.layers };
-  }
-
   /** Reads a small blob and checks it. */
   #readBlob(digest: string): Buffer {
     const path = this.#blobPath(digest);
-    if (!existsSync(path)) throw new RuntimeError("data_loss", `image blob "${digest}" is missing`, { reason: "image_corrupt", hint: "remove the image and pull it again" });
-    const bytes = readFileSync(path);
-    if (`sha256:${createHash("sha256").update(bytes).digest("hex")}` !== digest) throw new RuntimeError("data_loss", `image blob "${digest}" is corrupt`, { reason: "image_corrupt", hint: "remove the image and pull it again" });
-    return bytes;
+    let bytes: Buffer;
+    try {
+      bytes = readFileSync(path);
+    } catch (error) {
+      if (!isErrnoException(error, "ENOENT")) throw RuntimeError.wrap(error, `read image blob "${digest}"`);
+      throw new RuntimeError("data_loss", `image blob "${digest}" is missing`, { reason: "image_corrupt", hint: "pull the image again" });
+    }
+    if (`sha256:${createHash("sha256").update(bytes).digest("hex")}` === digest) return bytes;
+    rmSync(path, { force: true });
+    throw new RuntimeError("data_loss", `image blob "${digest}" is corrupt`, { reason: "image_corrupt", hint: "pull the image again" });
+  }
+
+  #adoptBlob(digest: string, folder: string): void {
+    mkdirSync(join(this.#folder, "blobs/sha256"), { recursive: true, mode: 0o700 });
+    try {
+      renameSync(join(folder, "sha256", hexOf(digest)), this.#blobPath(digest));
+    } catch (error) {
+      // An image may name one layer twice.
+      if (!isErrnoException(error, "ENOENT") || !existsSync(this.#blobPath(digest))) throw RuntimeError.wrap(error, `store image blob "${digest}"`);
+    }
+  }
+
+  /** Deletes those blobs that are not what their names say. */
+  async #deleteDamaged(digests: readonly string[]): Promise<void> {
+    for (const digest of digests) {
+      const path = this.#blobPath(digest);
+      if (!existsSync(path)) continue;
+      const hash = createHash("sha256");
+      await pipeline(createReadStream(path), hash);
+      if (`sha256:${hash.digest("hex")}` !== digest) rmSync(path, { force: true });
+    }
   }
 
   #blobPath(digest: string): string {
-    return join(this.blobsFolder, "sha256", hexOf(digest));
+    return join(this.#folder, "blobs/sha256", hexOf(digest));
   }
 
-  async #locked<T>(name: string, work: () => Promise<T>): Promise<T> {
-    const locks = join(this.#folder, "locks");
-    mkdirSync(locks, { recursive: true, mode: 0o700 });
-    const lock = await eventually(`wait for another process that works on images (${name})`, () => flockExclusive(join(locks, name)), { timeoutMs: lockTimeoutMs, intervalMs: 50 });
+  #rootfsPath(manifestDigest: string): string {
+    return join(this.#folder, "rootfs", `${hexOf(manifestDigest)}.${rootFileSystem}`);
+  }
+
+  async #locked<T>(name: string, { signal }: WaitOptions, work: () => Promise<T>): Promise<T> {
+    mkdirSync(join(this.#folder, "locks"), { recursive: true, mode: 0o700 });
+    const lock = await eventually(`wait for another process that works on images (${name})`, () => this.#tryLock(name), { timeoutMs: lockTimeoutMs, intervalMs: 50, ...(signal !== undefined && { signal }) });
     try {
       return await work();
     } finally {
-      closeSync(lock);
+      this.#unlock(name, lock);
     }
   }
 
-  #clearHalfMade(folder: string): void {
-    for (const name of readdirSync(folder)) {
-      // Another image's maker may be at work beside us; what it makes is younger than an hour.
-      if (name.startsWith(".new-") && Date.now() - statSync(join(folder, name)).mtimeMs > 3_600_000) rmSync(join(folder, name), { recursive: true, force: true });
+  /** The lock's descriptor, or undefined when somebody else has it. */
+  #tryLock(name: string): number | undefined {
+    const path = join(this.#folder, "locks", name);
+    const fd = flockExclusive(path);
+    if (fd === undefined) return undefined;
+    // Who had it before may have deleted the file after we opened it: then this lock binds nobody.
+    if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(fd).ino) return fd;
+    closeSync(fd);
+    return undefined;
+  }
+
+  #unlock(name: string, fd: number): void {
+    rmSync(join(this.#folder, "locks", name), { force: true });
+    closeSync(fd);
+  }
+
+  /** A folder whose lock is free has nobody at work in it. */
+  #clearTemporaryFolders(parent: string): void {
+    for (const name of readdirSync(parent)) {
+      const lock = this.#tryLock(name);
+      if (lock === undefined) continue;
+      rmSync(join(parent, name), { recursive: true, force: true });
+      this.#unlock(name, lock);
     }
   }
+}
+
+function namesIn(folder: string): string[] {
+  return existsSync(folder) ? readdirSync(folder) : [];
 }
 
 /** The whole names a reference may mean; none for what is no name. */
@@ -218,7 +293,5 @@ function candidatesOf(reference: string): string[] {
 }
 
 function hexOf(digest: string): string {
-  const hex = digestPattern.exec(digest)?.[1];
-  if (hex === undefined) throw new RuntimeError("data_loss", `"${digest}" is no sha256 digest`, { reason: "image_corrupt" });
-  return hex;
+  return digest.slice("sha256:".length);
 }

@@ -1,8 +1,9 @@
-import { existsSync, linkSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WaitOptions } from "../../../shared/base/deadline.ts";
-import { RuntimeError } from "../../../shared/base/errors.ts";
-import { runProcess } from "../../../shared/linux/run-process.ts";
+import { RuntimeError, isErrnoException, type ErrorCode, type ErrorDetails } from "../../../shared/base/errors.ts";
+import { cleanEnvironment, runProcess } from "../../../shared/linux/run-process.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import { busyboxImageName, ensureBusyboxImage } from "./busybox-image.ts";
 import { formatImageName, parseImageName } from "./image-name.ts";
@@ -14,7 +15,7 @@ export interface PullOptions extends WaitOptions {
 }
 
 /** Where skopeo can copy from; what has no transport is a registry's name. */
-const transports = ["docker:", "oci:", "oci-archive:", "docker-archive:", "dir:", "containers-storage:", "docker-daemon:"];
+const transports = ["docker://", "oci:", "oci-archive:", "docker-archive:", "dir:", "containers-storage:", "docker-daemon:"];
 /** Longest pull: some gigabytes over a slow line. */
 const pullTimeoutMs = 60 * 60_000;
 
@@ -22,7 +23,7 @@ const pullTimeoutMs = 60 * 60_000;
 export async function ensureImage(folders: StateFolders, reference: string, options: PullOptions = {}): Promise<RunnableImage> {
   const store = new ImageStore(folders);
   const stored = store.find(reference) ?? (isBusybox(reference) ? await ensureBusyboxImage(store) : await pullImage(folders, reference, options));
-  return store.open(stored, options.onProgress);
+  return store.open(stored, options.onProgress, options);
 }
 
 /** True when the embedded image answers to that name and docker's is not stored. */
@@ -38,15 +39,15 @@ function isBusybox(reference: string): boolean {
 export async function pullImage(folders: StateFolders, reference: string, options: PullOptions = {}): Promise<StoredImage> {
   const store = new ImageStore(folders);
   const { source, name } = sourceOf(reference);
-  return store.exclusively(`pull-${Buffer.from(name).toString("base64url").slice(0, 200)}`, async () => {
+  return store.withTemporaryFolder(`pull-${createHash("sha256").update(name).digest("hex")}`, options, async (folder) => {
     options.onProgress?.(`pulling ${name}`);
-    const folder = store.temporaryFolder();
     try {
-      lendBlobs(store, folder);
+      store.lendBlobs(join(folder, "blobs/sha256"));
       await copy(reference, source, folder, options);
-      return await store.add(name, adoptBlobs(store, folder));
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
+      return await store.add(name, manifestDigest(folder), join(folder, "blobs"));
+    } catch (error) {
+      if (isErrnoException(error)) throw RuntimeError.wrap(error, `pull image "${reference}"`);
+      throw error;
     }
   });
 }
@@ -59,7 +60,7 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
     return { source: `docker://${name}`, name };
   }
   const rest = reference.slice(transport.length).replace(/^\/\//, "");
-  if (["docker:", "containers-storage:", "docker-daemon:"].includes(transport)) return { source: reference, name: formatImageName(parseImageName(rest.replace(/^\[[^\]]*\]/, ""))) };
+  if (["docker://", "containers-storage:", "docker-daemon:"].includes(transport)) return { source: reference, name: formatImageName(parseImageName(rest.replace(/^\[[^\]]*\]/, ""))) };
   // A path, with or without a name: `oci:folder:tag`, `docker-archive:file.tar:repo/name:tag`.
   const [path = "", ...tag] = rest.split(":");
   if (!existsSync(path)) throw new RuntimeError("not_found", `image "${reference}": "${path}" does not exist`, { reason: "image_not_found" });
@@ -70,19 +71,28 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
 }
 
 async function copy(reference: string, source: string, folder: string, options: PullOptions): Promise<void> {
-  const insecure = /^docker:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|\/)/.test(source) && !source.startsWith("docker://localhost/");
+  const insecure = /^docker:\/\/(localhost:|127(\.\d+){3}[:/]|\[::1\][:/])/.test(source);
+  const temporary = join(folder, "skopeo");
+  mkdirSync(temporary);
   const args = [
-    "copy", "--quiet", "--retry-times", "2",
+    // Nobody else would end it, should this process be killed.
+    "--pdeathsig", "KILL", "skopeo",
+    "--tmpdir", temporary, "copy", "--quiet", "--retry-times", "2",
     // docker's rule: a registry on this machine need not have a certificate.
     ...(insecure ? ["--src-tls-verify=false"] : []),
     ...policy(),
     "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`,
   ];
   try {
-    await runProcess("skopeo", args, { timeoutMs: pullTimeoutMs, ...options, cwd: process.cwd() });
+    await runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: environment() });
   } catch (error) {
-    throw classify(reference, error);
+    throw classify(reference, folder, error);
   }
+}
+
+/** Where passwords are may be said by the variables podman and docker use. */
+function environment(): NodeJS.ProcessEnv {
+  return { ...cleanEnvironment(), REGISTRY_AUTH_FILE: process.env["REGISTRY_AUTH_FILE"], DOCKER_CONFIG: process.env["DOCKER_CONFIG"] };
 }
 
 /** A machine without a policy file would refuse every image; docker asks for no signatures either. */
@@ -91,19 +101,30 @@ function policy(): string[] {
   return existsSync("/etc/containers/policy.json") || existsSync(join(home, ".config/containers/policy.json")) ? [] : ["--insecure-policy"];
 }
 
-/** What skopeo's message means. */
-function classify(reference: string, error: unknown): RuntimeError {
-  const text = error instanceof Error ? error.message : String(error);
+interface Meaning extends Required<Pick<ErrorDetails, "reason" | "hint">> {
+  readonly pattern: RegExp;
+  readonly code: ErrorCode;
+}
+
+/** What skopeo's messages mean; the first that matches. */
+const meanings: readonly Meaning[] = [
+  { pattern: /failed to execute skopeo/, code: "not_found", reason: "tool_missing", hint: "apt-get install --no-install-recommends skopeo" },
+  { pattern: /no space left|disk quota exceeded/i, code: "resource_exhausted", reason: "disk_full", hint: "free some space, for example with `casemate rmi`" },
+  { pattern: /manifest unknown|name unknown|not found|no such file|does not exist|reference .* does not|no such image|no descriptor found/i, code: "not_found", reason: "image_not_found", hint: "check the name; `casemate images` lists what is here, and busybox needs no registry" },
+  { pattern: /unauthorized|authentication required|denied/i, code: "unauthenticated", reason: "image_access_denied", hint: "check the name, or log in with `skopeo login REGISTRY`" },
+  { pattern: /digest|corrupt|checksum|unexpected EOF/i, code: "data_loss", reason: "image_corrupt", hint: "what came is not what was announced; try again, or pull by another tag" },
+];
+const unreachable: Omit<Meaning, "pattern"> = { code: "unavailable", reason: "registry_unavailable", hint: "check the name and the network; busybox needs no registry" };
+
+/** What skopeo's failure means. */
+function classify(reference: string, folder: string, error: unknown): RuntimeError {
   const step = `pull image "${reference}"`;
   if (RuntimeError.is(error, "canceled") || RuntimeError.is(error, "deadline_exceeded") || RuntimeError.is(error, "not_found")) return RuntimeError.wrap(error, step);
-  const cause = new RuntimeError("unknown", shorten(text));
-  if (/manifest unknown|name unknown|not found|no such file|does not exist|reference .* does not|no such image/i.test(text)) {
-    return new RuntimeError("not_found", step, { cause, reason: "image_not_found", hint: "check the name; `casemate images` lists what is here, and busybox needs no registry" });
-  }
-  if (/unauthorized|authentication required|denied/i.test(text)) return new RuntimeError("unauthenticated", step, { cause, reason: "image_access_denied", hint: "check the name, or log in with `skopeo login REGISTRY`" });
-  if (/digest|corrupt|checksum|unexpected EOF/i.test(text)) return new RuntimeError("data_loss", step, { cause, reason: "image_corrupt", hint: "the registry served something else than it announced; try again, or pull by another tag" });
-  if (/no space left/i.test(text)) return new RuntimeError("resource_exhausted", step, { cause, reason: "disk_full", hint: "free some space, for example with `casemate rmi`" });
-  return new RuntimeError("unavailable", step, { cause, reason: "registry_unavailable", hint: "check the name and the network; busybox needs no registry" });
+  const text = error instanceof Error ? error.message : String(error);
+  // Names may contain the words that are looked for.
+  const plain = [folder, reference, ...reference.split(/[/:@]/).filter((part) => part.length > 3)].reduce((rest, word) => rest.replaceAll(word, ""), text);
+  const { code, reason, hint } = meanings.find(({ pattern }) => pattern.test(plain)) ?? unreachable;
+  return new RuntimeError(code, step, { cause: new RuntimeError("unknown", shorten(text)), reason, hint });
 }
 
 /** skopeo logs `time="..." level=fatal msg="..."`: the message alone is for people. */
@@ -111,21 +132,10 @@ function shorten(text: string): string {
   return /msg="((?:[^"\\]|\\.)*)"/.exec(text)?.[1]?.replaceAll("\\\"", "\"") ?? text;
 }
 
-/** Shows the copy what is here already, so that it fetches only the rest. */
-function lendBlobs(store: ImageStore, folder: string): void {
-  const lent = join(folder, "blobs/sha256");
-  mkdirSync(lent, { recursive: true });
-  if (!existsSync(join(store.blobsFolder, "sha256"))) return;
-  for (const name of readdirSync(join(store.blobsFolder, "sha256"))) linkSync(join(store.blobsFolder, "sha256", name), join(lent, name));
-}
-
-/** Moves the blobs of a finished copy into the store; returns the manifest's digest. */
-function adoptBlobs(store: ImageStore, folder: string): string {
-  const index = JSON.parse(readFileSync(join(folder, "layout/index.json"), "utf8")) as { readonly manifests?: readonly { readonly digest: string }[] }; // written by skopeo just now
-  const manifest = index.manifests?.[0]?.digest;
-  if (manifest === undefined) throw new RuntimeError("internal", "skopeo made an image layout without an image");
-  const blobs = join(store.blobsFolder, "sha256");
-  mkdirSync(blobs, { recursive: true, mode: 0o700 });
-  for (const name of readdirSync(join(folder, "blobs/sha256"))) renameSync(join(folder, "blobs/sha256", name), join(blobs, name));
-  return manifest;
+/** Digest of the manifest skopeo has just written. */
+function manifestDigest(folder: string): string {
+  const index = JSON.parse(readFileSync(join(folder, "layout/index.json"), "utf8")) as { readonly manifests?: readonly { readonly digest: string }[] }; // skopeo's own
+  const digest = index.manifests?.[0]?.digest;
+  if (digest === undefined) throw new RuntimeError("internal", "skopeo made an image layout without an image");
+  return digest;
 }

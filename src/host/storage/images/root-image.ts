@@ -1,13 +1,18 @@
 import { createHash, type Hash } from "node:crypto";
-import { closeSync, createReadStream, createWriteStream, mkdtempSync, openSync, readSync, renameSync, rmSync, statSync, chmodSync, fsyncSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { chmodSync, closeSync, createReadStream, createWriteStream, fsyncSync, openSync, readSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { Readable, Transform } from "node:stream";
-import { pipeline } from "node:stream/promises";
+import { finished, pipeline } from "node:stream/promises";
 import { createGunzip, createZstdDecompress } from "node:zlib";
-import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
-import { describeExit, startProcess } from "../../../shared/linux/run-process.ts";
+import type { WaitOptions } from "../../../shared/base/deadline.ts";
+import { RuntimeError, describeError, isErrnoException } from "../../../shared/base/errors.ts";
+import { describeExit, startProcess, terminateGraceMs, terminateGroup } from "../../../shared/linux/run-process.ts";
 import { mergeLayers, type MergedEntry } from "./merge-layers.ts";
-import { encodeHeader, folderHeader, readOwner, renamedHeader, type Archive } from "./tar.ts";
+import { setSquashfsRootTime } from "./squashfs-root-time.ts";
+import type { TarEntry } from "./tar-entry.ts";
+import type { Archive } from "./tar.ts";
+import { encodeHeader, tarEnd, tarPadding } from "./tar-writer.ts";
+import { ZstdFrames } from "./zstd-frames.ts";
 
 /** File system of a container image's root. ADR 0005 says why. */
 export const rootFileSystem = "squashfs";
@@ -26,32 +31,37 @@ export interface LayerBlob {
 
 /**
  * Makes the read-only file-system image of a container image's root: layers verified, merged, and fed
- * to mksquashfs as one archive, so that owners, devices, links and attributes are what the layers say
- * whoever runs this. The result appears whole or not at all.
+ * to sqfstar as one archive, so that owners, devices, links and attributes are what the layers say
+ * whoever runs this. The same layers give the same bytes. Works in the given empty folder, which the
+ * caller removes, and returns the image's path there.
+ * @throws RuntimeError `data_loss` (reason `image_corrupt`), `resource_exhausted`, `canceled`.
  */
-export async function makeRootImage(layers: readonly LayerBlob[], target: string): Promise<void> {
-  const folder = mkdtempSync(join(dirname(target), ".new-"));
+export async function makeRootImage(layers: readonly LayerBlob[], folder: string, options: WaitOptions = {}): Promise<string> {
   const archives: FileArchive[] = [];
   try {
     let budget = maxUnpackedBytes;
     for (const [index, layer] of layers.entries()) {
       const path = join(folder, `${index}.tar`);
-      await unpackLayer(layer, path, budget);
+      await unpackLayer(layer, path, budget, options);
       const archive = new FileArchive(path);
       archives.push(archive);
       budget -= archive.sizeBytes;
     }
     const image = join(folder, "root.img");
     const entries = mergeLayers(archives);
-    await runSqfstar(archiveBytes(archives, entries.filter(({ path }) => path !== "")), image, rootOwner(archives, entries));
+    const root = rootAttributes(entries);
+    await runSqfstar(archiveBytes(archives, entries.filter(({ path }) => path !== "")), image, root, options);
+    setSquashfsRootTime(image, root.mtimeSeconds);
     chmodSync(image, 0o444);
     const fd = openSync(image, "r");
     fsyncSync(fd);
     closeSync(fd);
-    renameSync(image, target);
+    return image;
   } finally {
-    for (const archive of archives) archive.close();
-    rmSync(folder, { recursive: true, force: true });
+    for (const [index, archive] of archives.entries()) {
+      archive.close();
+      rmSync(join(folder, `${index}.tar`), { force: true });
+    }
   }
 }
 
@@ -77,21 +87,26 @@ class FileArchive implements Archive {
 }
 
 /** Decompresses a layer and checks both of its digests. @throws RuntimeError `data_loss` (reason `image_corrupt`) naming the digest. */
-async function unpackLayer(layer: LayerBlob, path: string, maxBytes: number): Promise<void> {
+async function unpackLayer(layer: LayerBlob, path: string, maxBytes: number, { signal }: WaitOptions): Promise<void> {
   const blobHash = createHash("sha256");
   const archiveHash = createHash("sha256");
-  const unpack = decompressor(layer.path);
   try {
-    await pipeline([createReadStream(layer.path), tap(blobHash), ...(unpack === undefined ? [] : [unpack]), tap(archiveHash, maxBytes), createWriteStream(path)]);
+    await pipeline([createReadStream(layer.path), tap(blobHash), ...decompressors(layer.path), tap(archiveHash, maxBytes), createWriteStream(path)], { signal });
   } catch (error) {
+    if (signal?.aborted) throw new RuntimeError("canceled", `unpack layer "${layer.digest}": canceled`, { cause: signal.reason });
+    if (isErrnoException(error, "ENOENT")) throw corruptLayer(layer, "is missing", error);
     if (RuntimeError.is(error) || isErrnoException(error)) throw RuntimeError.wrap(error, `unpack layer "${layer.digest}"`);
-    throw new RuntimeError("data_loss", `unpack layer "${layer.digest}"`, { cause: error, reason: "image_corrupt", hint: "remove the image and pull it again" });
+    throw corruptLayer(layer, "cannot be unpacked", error);
   }
   const digests = [[blobHash, layer.digest], [archiveHash, layer.diffId]] as const;
   for (const [hash, expected] of digests) {
     const found = `sha256:${hash.digest("hex")}`;
-    if (found !== expected) throw new RuntimeError("data_loss", `layer "${layer.digest}" is corrupt: its content has digest ${found}, expected ${expected}`, { reason: "image_corrupt", hint: "remove the image and pull it again" });
+    if (found !== expected) throw corruptLayer(layer, `is corrupt: its content has digest ${found}, expected ${expected}`);
   }
+}
+
+function corruptLayer(layer: LayerBlob, what: string, cause?: unknown): RuntimeError {
+  return new RuntimeError("data_loss", `layer "${layer.digest}" ${what}`, { cause, reason: "image_corrupt", hint: "pull the image again" });
 }
 
 /** Passes bytes on and hashes them; fails above the limit. */
@@ -110,54 +125,67 @@ function tap(hash: Hash, maxBytes = Infinity): Transform {
 }
 
 /** By the first bytes: media types are sometimes wrong, magic numbers never. */
-function decompressor(path: string): Transform | undefined {
+function decompressors(path: string): Transform[] {
   const fd = openSync(path, "r");
   const magic = Buffer.alloc(4);
   readSync(fd, magic, 0, 4, 0);
   closeSync(fd);
-  if (magic[0] === 0x1f && magic[1] === 0x8b) return createGunzip();
-  if (magic.readUInt32LE(0) === 0xfd2fb528) return createZstdDecompress();
-  return undefined;
+  if (magic[0] === 0x1f && magic[1] === 0x8b) return [createGunzip()];
+  if (magic.readUInt32LE(0) === 0xfd2fb528) return [new ZstdFrames(), createZstdDecompress()];
+  return [];
 }
 
-/** The merged archive: entries as their layers have them, byte for byte, but for links and folders that need other headers. */
+/** The merged archive. Every header is made anew from what was understood, so sqfstar cannot understand it otherwise. */
 function* archiveBytes(archives: readonly Archive[], entries: readonly MergedEntry[]): Generator<Buffer> {
   for (const { path, source, linkTo } of entries) {
-    const archive = source === undefined ? undefined : archives[source.layer];
-    if (source === undefined || archive === undefined) {
-      yield folderHeader(path);
+    if (source === undefined) {
+      yield encodeHeader({ path, type: "folder", mode: 0o755 });
     } else if (linkTo !== undefined) {
-      yield linkHeader(path, linkTo);
+      yield encodeHeader({ path, type: "link", mode: 0o644, linkPath: linkTo });
     } else {
-      const moved = source.entry.path !== path;
-      if (moved) yield renamedHeader(archive, source.entry, path);
-      for (let at = moved ? source.entry.dataStart : source.entry.start; at < source.entry.end; at += copyChunkBytes) yield archive.read(at, Math.min(copyChunkBytes, source.entry.end - at));
+      const { entry } = source;
+      // The kernel knows no other mode of a symbolic link.
+      yield encodeHeader({ ...entry, path, mode: entry.type === "symlink" ? 0o777 : entry.mode });
+      yield* content(archives[source.layer], entry.dataStart, entry.sizeBytes);
+      yield tarPadding(entry.sizeBytes);
     }
   }
-  yield Buffer.alloc(1024); // two blocks of zeros end an archive
+  yield tarEnd;
 }
 
-function linkHeader(path: string, linkTo: string): Buffer {
-  return encodeHeader({ path, mode: 0o644, type: "1", sizeBytes: 0, linkPath: linkTo });
+function* content(archive: Archive | undefined, start: number, sizeBytes: number): Generator<Buffer> {
+  for (let at = start; at < start + sizeBytes; at += copyChunkBytes) {
+    if (archive !== undefined) yield archive.read(at, Math.min(copyChunkBytes, start + sizeBytes - at));
+  }
 }
 
-/** sqfstar takes the root folder's attributes as options, whatever the archive says of it. */
-function rootOwner(archives: readonly Archive[], entries: readonly MergedEntry[]): string[] {
-  const source = entries.find(({ path }) => path === "")?.source;
-  const archive = source === undefined ? undefined : archives[source.layer];
-  const { mode, uid, gid } = source === undefined || archive === undefined ? { mode: 0o755, uid: 0, gid: 0 } : readOwner(archive, source.entry);
-  return ["-root-mode", mode.toString(8), "-root-uid", String(uid), "-root-gid", String(gid)];
+type RootAttributes = Pick<TarEntry, "mode" | "uid" | "gid" | "mtimeSeconds">;
+
+function rootAttributes(entries: readonly MergedEntry[]): RootAttributes {
+  return entries.find(({ path }) => path === "")?.source?.entry ?? { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0 };
 }
 
-async function runSqfstar(bytes: Iterable<Buffer>, image: string, options: readonly string[]): Promise<void> {
+async function runSqfstar(bytes: Iterable<Buffer>, image: string, root: RootAttributes, { signal }: WaitOptions): Promise<void> {
+  // Of the root folder sqfstar takes nothing from the archive.
+  const attributes = ["-root-mode", root.mode.toString(8), "-root-uid", String(root.uid), "-root-gid", String(root.gid)];
   // Not compressed: the guest reads it from the host's page cache, and unpacking on an emulated CPU costs more than the disk.
-  const sqfstar = await startProcess("sqfstar", ["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-reproducible", "-mkfs-time", "0", ...options, image], { stdio: ["pipe", "ignore", "pipe"] });
+  const sqfstar = await startProcess("sqfstar", ["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-reproducible", "-mkfs-time", "0", ...attributes, image], { stdio: ["pipe", "ignore", "pipe"] });
+  const { stdin, stderr } = sqfstar.child;
+  if (stdin === null || stderr === null) throw new RuntimeError("internal", "sqfstar has no pipes");
   let messages = "";
-  sqfstar.child.stderr?.on("data", (chunk: Buffer) => { messages = (messages + chunk.toString()).slice(-2000); });
-  const { stdin } = sqfstar.child;
-  if (stdin === null) throw new RuntimeError("internal", "sqfstar has no standard input");
-  // A program that ends early closes its input; its exit code and messages say why.
-  await pipeline(Readable.from(bytes, { objectMode: false }), stdin).catch((error: unknown) => { messages += String(error); });
-  const exit = await sqfstar.exited;
-  if (exit.exitCode !== 0) throw new RuntimeError(/No space left/.test(messages) ? "resource_exhausted" : "internal", `sqfstar: ${describeExit(exit)}: ${messages.trim()}`);
+  stderr.on("data", (chunk: Buffer) => { messages = (messages + chunk.toString()).slice(-2000); });
+  let failure: unknown;
+  try {
+    await pipeline(Readable.from(bytes, { objectMode: false }), stdin, { signal });
+  } catch (error) {
+    failure = error;
+    await terminateGroup(sqfstar.child, terminateGraceMs);
+  }
+  const [exit] = await Promise.all([sqfstar.exited, finished(stderr)]);
+  if (signal?.aborted) throw new RuntimeError("canceled", "sqfstar: canceled", { cause: signal.reason });
+  if (exit.exitCode !== 0 || failure !== undefined) {
+    // A program that ends early closes its input: its own words say why, and the failed write nothing.
+    const said = messages.trim() === "" ? describeError(failure) : messages.trim();
+    throw new RuntimeError(/No space left/.test(said) ? "resource_exhausted" : "internal", `sqfstar: ${describeExit(exit)}: ${said}`, { cause: RuntimeError.is(failure) ? failure : undefined });
+  }
 }

@@ -1,26 +1,5 @@
 import { RuntimeError } from "../../../shared/base/errors.ts";
-
-/** An entry of a tar archive (POSIX pax, with GNU's long names), as far as merging layers needs it. */
-export interface TarEntry {
-  /** Bytes of the name as latin1 text, so that a name in any encoding stays what it is; no leading "./" or "/", no trailing "/". */
-  readonly path: string;
-  readonly type: "file" | "link" | "symlink" | "character" | "block" | "folder" | "fifo";
-  /** Target of a link, in the form of `path`. */
-  readonly linkPath: string;
-  readonly sizeBytes: number;
-  /** Where the entry with its pax and long-name headers begins and ends in the archive. */
-  readonly start: number;
-  readonly dataStart: number;
-  readonly end: number;
-  /** The pax records in force, values as latin1. */
-  readonly pax: ReadonlyMap<string, string>;
-}
-
-export const blockBytes = 512;
-/** Longest pax or long-name header; xattrs and paths of real images take some kilobytes. */
-const maxHeaderBytes = 1024 * 1024;
-
-const types: Readonly<Record<string, TarEntry["type"]>> = { "0": "file", "\0": "file", "7": "file", "1": "link", "2": "symlink", "3": "character", "4": "block", "5": "folder", "6": "fifo" };
+import { blockBytes, paddingBytes, typeFlags, xattrKeyPrefix, type TarEntry } from "./tar-entry.ts";
 
 /** Something that can be read at a position; an archive on disk. */
 export interface Archive {
@@ -28,140 +7,161 @@ export interface Archive {
   read(position: number, length: number): Buffer;
 }
 
-/** Lists an archive's entries without reading their contents. @throws RuntimeError `data_loss` (reason `image_corrupt`). */
+/** Longest pax or long-name header; xattrs and paths of real images take some kilobytes. */
+const maxHeaderBytes = 1024 * 1024;
+/** PATH_MAX and NAME_MAX: nothing longer could be unpacked. */
+const maxPathBytes = 4095, maxNameBytes = 255;
+/** Linux's device numbers: 12 and 20 bits. */
+const maxDeviceMajor = 0xfff, maxDeviceMinor = 0xfffff;
+const maxUint32 = 0xffff_ffff;
+
+const types: ReadonlyMap<string, TarEntry["type"]> = new Map([
+  ...Object.entries(typeFlags).map(([type, flag]) => [flag, type as TarEntry["type"]] as const), // the table's own keys
+  ["\0", "file"], ["7", "file"],
+]);
+
+/** Headers that belong to the entry after them. */
+interface Preamble {
+  pax: ReadonlyMap<string, string>;
+  longPath: string | undefined;
+  longLink: string | undefined;
+}
+
+/**
+ * Lists an archive's entries (POSIX ustar and pax, GNU's long names and large numbers) without reading
+ * their contents. Global pax headers are passed over, as docker does.
+ * @throws RuntimeError `data_loss` (reason `image_corrupt`).
+ */
 export function* readTar(archive: Archive): Generator<TarEntry> {
-  let start: number | undefined;
-  let pax = new Map<string, string>();
-  let longPath: string | undefined;
-  let longLink: string | undefined;
-  for (let at = 0; at + blockBytes <= archive.sizeBytes;) {
+  let preamble = noPreamble();
+  let begun = false;
+  for (let at = 0; at < archive.sizeBytes;) {
+    if (at + blockBytes > archive.sizeBytes) throw corrupt(at, "cut off");
     const header = archive.read(at, blockBytes);
-    if (header.every((byte) => byte === 0)) return;
+    if (header.length < blockBytes) throw corrupt(at, "cut off");
+    if (isZero(header)) break;
     checkHeader(header, at);
     const flag = header.toString("latin1", 156, 157);
-    const size = pax.has("size") ? Number(pax.get("size")) : parseNumber(header.subarray(124, 136));
-    if (!Number.isSafeInteger(size) || size < 0) throw corrupt(at, "bad size");
+    const type = typeOf(flag, preamble, header);
+    const meta = flag === "x" || flag === "L" || flag === "K" || flag === "g";
+    if (type === undefined && !meta) throw corrupt(at, flag === "S" ? "sparse files are not supported" : `unknown kind of entry ${JSON.stringify(flag)}`);
+    // Only files have content; some writers put a size on links and folders.
+    const sizeBytes = meta || type === "file" ? numberOf(meta ? undefined : preamble.pax.get("size"), header.subarray(124, 136), Number.MAX_SAFE_INTEGER, at, "size") : 0;
     const dataStart = at + blockBytes;
-    const type = types[flag];
-    // Only files have content; some writers put a size on links.
-    const contentBytes = type === undefined || type === "file" ? size : 0;
-    const end = dataStart + Math.ceil(contentBytes / blockBytes) * blockBytes;
+    const end = dataStart + sizeBytes + paddingBytes(sizeBytes);
     if (end > archive.sizeBytes) throw corrupt(at, "cut off");
-    start ??= at;
-    if (flag === "x" || flag === "L" || flag === "K") {
-      if (contentBytes > maxHeaderBytes) throw corrupt(at, "header too long");
-      const content = archive.read(dataStart, contentBytes);
-      if (flag === "x") pax = parsePax(content, at);
-      else if (flag === "L") longPath = cString(content);
-      else longLink = cString(content);
+    if (type === undefined) {
+      if (sizeBytes > maxHeaderBytes) throw corrupt(at, "header too long");
+      begun = flag !== "g" || begun;
+      const content = flag === "g" ? Buffer.alloc(0) : archive.read(dataStart, sizeBytes);
+      if (flag === "x") preamble.pax = parsePax(content, at);
+      else if (flag === "L") preamble.longPath = cString(content);
+      else if (flag === "K") preamble.longLink = cString(content);
     } else {
-      if (type !== undefined) {
-        yield {
-          type, pax, start, dataStart, end,
-          path: cleanPath(pax.get("path") ?? longPath ?? ustarPath(header)),
-          linkPath: pax.get("linkpath") ?? longLink ?? cString(header.subarray(157, 257)),
-          sizeBytes: contentBytes,
-        };
-      }
-      start = longPath = longLink = undefined; // global headers ("g") and unknown kinds are passed over
-      pax = new Map();
+      yield parseEntry(header, preamble, { type, sizeBytes, dataStart, at });
+      preamble = noPreamble();
+      begun = false;
     }
     at = end;
   }
+  if (begun) throw corrupt(archive.sizeBytes, "cut off");
 }
 
-/** Mode and owner of an entry. */
-export function readOwner(archive: Archive, entry: TarEntry): { readonly mode: number; readonly uid: number; readonly gid: number } {
-  const header = archive.read(entry.dataStart - blockBytes, blockBytes);
-  const number = (key: string, start: number): number => Number(entry.pax.get(key) ?? parseNumber(header.subarray(start, start + 8)));
-  return { mode: parseNumber(header.subarray(100, 108)) & 0o7777, uid: number("uid", 108), gid: number("gid", 116) };
+function parseEntry(header: Buffer, { pax, longPath, longLink }: Preamble, { type, sizeBytes, dataStart, at }: { type: TarEntry["type"]; sizeBytes: number; dataStart: number; at: number }): TarEntry {
+  if ([...pax.keys()].some((key) => key.startsWith("GNU.sparse."))) throw corrupt(at, "sparse files are not supported");
+  const isDevice = type === "character" || type === "block";
+  const isLink = type === "link" || type === "symlink";
+  const path = cleanPath(pax.get("path") ?? longPath ?? ustarPath(header));
+  const linkPath = isLink ? pax.get("linkpath") ?? longLink ?? cString(header.subarray(157, 257)) : "";
+  const number = (key: string, start: number, length: number, max: number): number => numberOf(pax.get(key), header.subarray(start, start + length), max, at, key);
+  if (path.length > maxPathBytes || linkPath.length > maxPathBytes || path.split("/").some((name) => name.length > maxNameBytes)) throw corrupt(at, "name too long");
+  if (path.includes("\0") || linkPath.includes("\0")) throw corrupt(at, "name with a zero byte");
+  if (path === "" && type !== "folder") throw corrupt(at, `${type} in place of the root folder`);
+  if (isLink && linkPath === "") throw corrupt(at, "link to nothing");
+  const xattrs = new Map([...pax].filter(([key]) => key.startsWith(xattrKeyPrefix)).map(([key, value]) => [key.slice(xattrKeyPrefix.length), value]));
+  return {
+    path, type, linkPath, sizeBytes, dataStart,
+    mode: numberOf(undefined, header.subarray(100, 108), Number.MAX_SAFE_INTEGER, at, "mode") % 0o10000,
+    uid: number("uid", 108, 8, maxUint32),
+    gid: number("gid", 116, 8, maxUint32),
+    mtimeSeconds: mtimeOf(pax.get("mtime"), header.subarray(136, 148), at),
+    deviceMajor: isDevice ? number("devmajor", 329, 8, maxDeviceMajor) : 0,
+    deviceMinor: isDevice ? number("devminor", 337, 8, maxDeviceMinor) : 0,
+    xattrs: xattrs.size > 0 ? xattrs : undefined,
+  };
 }
 
-/** The same entry under another name: its headers made anew, its content still in the archive. */
-export function renamedHeader(archive: Archive, entry: TarEntry, path: string): Buffer {
-  const header = Buffer.from(archive.read(entry.dataStart - blockBytes, blockBytes));
-  return withPax(header, new Map([...entry.pax, ["path", path]]));
+function noPreamble(): Preamble {
+  return { pax: new Map(), longPath: undefined, longLink: undefined };
 }
 
-/** A folder's entry, for one that no layer names. */
-export function folderHeader(path: string): Buffer {
-  return encodeHeader({ path: `${path}/`, mode: 0o755, type: "5", sizeBytes: 0, linkPath: "" });
+/** Archives older than POSIX mark a folder by a "/" at the end of its name alone. */
+function typeOf(flag: string, { pax, longPath }: Preamble, header: Buffer): TarEntry["type"] | undefined {
+  return flag === "\0" && (pax.get("path") ?? longPath ?? ustarPath(header)).endsWith("/") ? "folder" : types.get(flag);
 }
 
-/** A plain header; long names go into pax records. */
-export function encodeHeader(entry: { readonly path: string; readonly mode: number; readonly type: "0" | "1" | "2" | "5"; readonly sizeBytes: number; readonly linkPath: string }): Buffer {
-  const header = Buffer.alloc(blockBytes);
-  header.write(entry.path, 0, 100, "latin1");
-  header.write(entry.mode.toString(8).padStart(7, "0"), 100, "latin1");
-  header.write("0000000", 108, "latin1");
-  header.write("0000000", 116, "latin1");
-  header.write(entry.sizeBytes.toString(8).padStart(11, "0"), 124, "latin1");
-  header.write("00000000000", 136, "latin1");
-  header.write(entry.type, 156, "latin1");
-  header.write(entry.linkPath, 157, 100, "latin1");
-  header.write("ustar\x0000", 257, "latin1");
-  const long = [...(entry.path.length > 100 ? [["path", entry.path] as const] : []), ...(entry.linkPath.length > 100 ? [["linkpath", entry.linkPath] as const] : [])];
-  return long.length > 0 ? withPax(header, new Map(long)) : sealed(header);
+function isZero(header: Buffer): boolean {
+  for (const byte of header) if (byte !== 0) return false;
+  return true;
 }
 
-/** Content's padding to whole blocks. */
-export function tarPadding(sizeBytes: number): Buffer {
-  return Buffer.alloc((blockBytes - (sizeBytes % blockBytes)) % blockBytes);
-}
-
-function withPax(header: Buffer, records: ReadonlyMap<string, string>): Buffer {
-  const body = Buffer.concat([...records].map(([key, value]) => {
-    const rest = Buffer.from(` ${key}=${value}\n`, "latin1");
-    let length = rest.length + 1;
-    while (String(length).length + rest.length !== length) length = String(length).length + rest.length;
-    return Buffer.concat([Buffer.from(String(length)), rest]);
-  }));
-  const paxHeader = Buffer.alloc(blockBytes);
-  header.copy(paxHeader);
-  paxHeader.fill(0, 0, 100);
-  paxHeader.write("pax", 0, "latin1");
-  paxHeader.fill(0, 345, 500);
-  paxHeader.write(body.length.toString(8).padStart(11, "0"), 124, "latin1");
-  paxHeader.write("x", 156, "latin1");
-  return Buffer.concat([sealed(paxHeader), body, tarPadding(body.length), sealed(header)]);
-}
-
-function sealed(header: Buffer): Buffer {
-  header.fill(" ", 148, 156);
-  header.write(`${header.reduce((sum, byte) => sum + byte, 0).toString(8).padStart(6, "0")}\0 `, 148, "latin1");
-  return header;
-}
-
+/** The sum counts its own field as spaces; old writers summed signed bytes. */
 function checkHeader(header: Buffer, at: number): void {
+  let unsigned = 0;
+  let large = 0;
+  for (let index = 0; index < blockBytes; index++) {
+    const byte = index >= 148 && index < 156 ? 32 : header[index] ?? 0;
+    unsigned += byte;
+    if (byte > 127) large++;
+  }
   const stored = parseNumber(header.subarray(148, 156));
-  const sum = header.reduce((total, byte, index) => total + (index >= 148 && index < 156 ? 32 : byte), 0);
-  if (stored !== sum) throw corrupt(at, "bad checksum");
+  if (stored !== unsigned && stored !== unsigned - large * 256) throw corrupt(at, "bad checksum");
 }
 
-/** Octal text, or base 256 when the first bit is set (GNU). */
+/** A number of the pax record, if there is one, or of the header's field. */
+function numberOf(record: string | undefined, field: Buffer, max: number, at: number, what: string): number {
+  const value = record === undefined ? parseNumber(field) : /^\d+$/.test(record) ? Number(record) : NaN;
+  if (!Number.isSafeInteger(value) || value < 0 || value > max) throw corrupt(at, `bad ${what}`);
+  return value;
+}
+
+/** squashfs has 32 bits and no fractions: times outside become the nearest. */
+function mtimeOf(record: string | undefined, field: Buffer, at: number): number {
+  const value = record === undefined ? parseNumber(field) : /^-?\d+(\.\d*)?$/.test(record) ? Math.floor(Number(record)) : NaN;
+  if (Number.isNaN(value)) throw corrupt(at, "bad mtime");
+  return Math.min(Math.max(value, 0), maxUint32);
+}
+
+/** Octal text, or base 256 (two's complement) when the first bit is set (GNU). NaN when it is neither. */
 function parseNumber(field: Buffer): number {
-  if (((field[0] ?? 0) & 0x80) !== 0) return Number(BigInt(`0x${field.toString("hex")}`) & ((1n << BigInt(field.length * 8 - 1)) - 1n));
+  if (((field[0] ?? 0) & 0x80) !== 0) return Number(BigInt.asIntN(field.length * 8 - 1, BigInt(`0x${field.toString("hex")}`)));
   const text = field.toString("latin1").replace(/\0.*$/s, "").trim();
   return text === "" ? 0 : /^[0-7]+$/.test(text) ? parseInt(text, 8) : NaN;
 }
 
+/** pax records; one without a value takes back what was said before, so it says nothing here. */
 function parsePax(content: Buffer, at: number): Map<string, string> {
   const records = new Map<string, string>();
   for (let position = 0; position < content.length;) {
     const space = content.indexOf(32, position);
-    const length = space === -1 ? NaN : Number(content.toString("latin1", position, space));
-    if (!Number.isSafeInteger(length) || length <= 0 || position + length > content.length) throw corrupt(at, "bad pax record");
-    const record = content.toString("latin1", space + 1, position + length - 1);
+    const digits = content.toString("latin1", position, Math.max(space, position));
+    const end = position + Number(digits);
+    if (!/^\d{1,7}$/.test(digits) || end <= space + 1 || end > content.length || content[end - 1] !== 10) throw corrupt(at, "bad pax record");
+    const record = content.toString("latin1", space + 1, end - 1);
     const equals = record.indexOf("=");
-    records.set(record.slice(0, equals), record.slice(equals + 1));
-    position += length;
+    if (equals <= 0) throw corrupt(at, "bad pax record");
+    const key = record.slice(0, equals), value = record.slice(equals + 1);
+    if (value === "" && !key.startsWith(xattrKeyPrefix)) records.delete(key);
+    else records.set(key, value);
+    position = end;
   }
   return records;
 }
 
 function ustarPath(header: Buffer): string {
   const name = cString(header.subarray(0, 100));
-  const prefix = header.toString("latin1", 257, 262) === "ustar" && header.toString("latin1", 257, 265) !== "ustar  \0" ? cString(header.subarray(345, 500)) : "";
+  // GNU's own format has the same mark, with spaces, and other things in the prefix's place.
+  const prefix = header.toString("latin1", 257, 263) === "ustar\0" ? cString(header.subarray(345, 500)) : "";
   return prefix === "" ? name : `${prefix}/${name}`;
 }
 
