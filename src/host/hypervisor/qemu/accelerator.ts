@@ -2,7 +2,7 @@ import { accessSync, constants, existsSync, readFileSync, statSync } from "node:
 import { release } from "node:os";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { isErrnoException } from "../../../shared/base/errors.ts";
+import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { startProcess, terminateGroup } from "../../../shared/linux/run-process.ts";
 import { readVersioned } from "../../store/container-store.ts";
@@ -22,16 +22,17 @@ export interface AcceleratorChoice {
   readonly key: string;
 }
 
-/** How long a guest under KVM is listened to. */
-export interface ProbeLimits {
+/** How KVM is tried. */
+export interface ProbeOptions {
+  /** Default /dev/kvm. */
+  readonly device: string;
   /** A kernel that boots says something within milliseconds; one under a broken KVM never does. Default 5 s. */
   readonly firstByteMs: number;
   /** A slow but live one (nested virtualization) is given this long to reach its first process. Default 60 s. */
   readonly wholeMs: number;
 }
-const defaultLimits: ProbeLimits = { firstByteMs: 5_000, wholeMs: 60_000 };
+const defaultOptions: ProbeOptions = { device: "/dev/kvm", firstByteMs: 5_000, wholeMs: 60_000 };
 const marker = "casemate-probe: up";
-const kvmDevice = "/dev/kvm";
 
 /** What is booted to try an accelerator: any kernel and initramfs of ours. */
 export interface ProbePayload {
@@ -44,34 +45,44 @@ export interface ProbePayload {
  * remembered until the host's kernel, QEMU or CPU changes. Whether the device exists says nothing: some
  * hosts show one that only hangs. @throws RuntimeError `not_found` (reason `tool_missing`) without QEMU.
  */
-export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined, limits = defaultLimits): Promise<AcceleratorChoice> {
+export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined, options = defaultOptions): Promise<AcceleratorChoice> {
   const path = join(folders.data, "accelerator.json");
   const key = hostKey();
   // Looked at every time: the device and its permission come and go, and a look costs nothing.
-  const obstacle = kvmObstacle();
+  const obstacle = kvmObstacle(options.device);
   if (obstacle !== undefined) return { version: 1, key, ...obstacle };
-  const remembered = readVersioned(path) as AcceleratorChoice | undefined; // written below alone
+  const remembered = readRemembered(path);
   if (remembered?.key === key) return remembered;
   onProgress("trying KVM");
-  const choice = { version: 1, key, ...await probe(payload, limits) } as const;
+  const choice = { version: 1, key, ...await probe(payload, options) } as const;
   // A QEMU that ends at once is no news of the host (a broken kernel file does that too), and cheap to try again.
   if (choice.reason !== "kvm_failed") writeFileAtomic(path, JSON.stringify(choice, undefined, 1), 0o644);
   return choice;
+}
+
+/** A file that another version wrote, or a crash cut short, is as good as none: the answer can be found again. */
+function readRemembered(path: string): AcceleratorChoice | undefined {
+  try {
+    return readVersioned(path) as AcceleratorChoice | undefined; // written by chooseAccelerator alone
+  } catch (error) {
+    if (RuntimeError.is(error, "data_loss") || RuntimeError.is(error, "failed_precondition")) return undefined;
+    throw error;
+  }
 }
 
 type Verdict = Pick<AcceleratorChoice, "accelerator" | "reason" | "explanation">;
 const emulation = (reason: string, explanation: string): Verdict => ({ accelerator: "tcg", reason, explanation });
 
 /** Why KVM need not be tried. */
-function kvmObstacle(): Verdict | undefined {
-  if (!existsSync(kvmDevice)) return emulation("kvm_missing", `this host has no ${kvmDevice}`);
-  if (!mayOpenKvm()) return emulation("kvm_permission", `no permission on ${kvmDevice}: add yourself to its group (usually \`usermod -aG kvm USER\`) and log in again`);
+function kvmObstacle(device: string): Verdict | undefined {
+  if (!existsSync(device)) return emulation("kvm_missing", `this host has no ${device}`);
+  if (!mayOpen(device)) return emulation("kvm_permission", `no permission on ${device}: add yourself to its group (usually \`usermod -aG kvm USER\`) and log in again`);
   return undefined;
 }
 
-function mayOpenKvm(): boolean {
+function mayOpen(device: string): boolean {
   try {
-    accessSync(kvmDevice, constants.R_OK | constants.W_OK);
+    accessSync(device, constants.R_OK | constants.W_OK);
     return true;
   } catch (error) {
     if (isErrnoException(error)) return false;
@@ -80,7 +91,7 @@ function mayOpenKvm(): boolean {
 }
 
 /** Boots the payload under KVM and listens to its serial port. */
-async function probe(payload: ProbePayload, limits: ProbeLimits): Promise<Verdict> {
+async function probe(payload: ProbePayload, options: ProbeOptions): Promise<Verdict> {
   const qemu = await startProcess(findQemu(), [
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", ...acceleratorArguments("kvm"), "-M", "q35", "-m", "256", "-smp", "1",
     "-kernel", payload.kernelPath, "-initrd", payload.initramfsPath, "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 cryptomgr.notests casemate.probe=up", "-serial", "stdio",
@@ -89,8 +100,8 @@ async function probe(payload: ProbePayload, limits: ProbeLimits): Promise<Verdic
   const give = (reason: string, explanation: string): void => heard.resolve(emulation(reason, explanation));
   let text = "";
   let messages = "";
-  const silence = setTimeout(() => give("kvm_silent", `a guest under KVM prints nothing within ${limits.firstByteMs / 1000} s: this host's KVM cannot boot a kernel`), limits.firstByteMs);
-  const slowness = setTimeout(() => give("kvm_slow", `a guest under KVM does not boot within ${limits.wholeMs / 1000} s`), limits.wholeMs);
+  const silence = setTimeout(() => give("kvm_silent", `a guest under KVM prints nothing within ${options.firstByteMs / 1000} s: this host's KVM cannot boot a kernel`), options.firstByteMs);
+  const slowness = setTimeout(() => give("kvm_slow", `a guest under KVM does not boot within ${options.wholeMs / 1000} s`), options.wholeMs);
   qemu.child.stdout?.on("data", (chunk: Buffer) => {
     clearTimeout(silence);
     text = (text + chunk.toString("latin1")).slice(-4096);
