@@ -4,15 +4,20 @@
 // - every end is noticed at once and has the right reason: power-off, panic, SIGKILL
 // - a start that cannot work is a clear error and leaves nothing
 import assert from "node:assert/strict";
-import { chmodSync, closeSync, copyFileSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { drivers } from "../../src/host/assemble.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import type { DiskSpec } from "../../src/host/hypervisor/virtual-machine.ts";
-import { stateFolders } from "../../src/host/store/paths.ts";
+import { Sandbox } from "../../src/host/sandbox/sandbox.ts";
+import { Ledger } from "../../src/host/store/ledger.ts";
+import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
+import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { eventually, orAbandon } from "../../src/shared/base/deadline.ts";
 import { RuntimeError, describeError, type ErrorCode } from "../../src/shared/base/errors.ts";
+import { silentLogger } from "../../src/shared/base/log.ts";
 import { identifyProcess } from "../../src/shared/linux/proc.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { socketPair } from "../../src/shared/linux/unix-socket.ts";
@@ -217,6 +222,24 @@ test("SIGKILL of QEMU is noticed within a second by everybody who waits, with th
   } finally {
     await vm.end();
   }
+});
+
+test("a sandbox whose QEMU is killed while it starts fails at once, with the guest's last words, and leaves nothing", { skip }, async () => {
+  const state = mkdtempSync("/tmp/cm-");
+  chmodSync(state, 0o711);
+  const config = { ...machine.config, sandboxId: "qemu-k", folders: stateFolders(state) };
+  const paths = sandboxPaths(config.folders, config.sandboxId);
+  mkdirSync(paths.folder, { recursive: true });
+  const ledger = Ledger.open(paths.ledger);
+  const creating = Sandbox.create(config, { drivers, ledger, log: silentLogger, onEvent: () => undefined, recordEnd: () => undefined }, { timeoutMs: 60_000 });
+  const outcome = assert.rejects(creating, (error) => RuntimeError.is(error, "unavailable") && error.reason === "vmm_died" && /end of its console:\n.*\S/.test(describeError(error)));
+  await eventually("output of the guest", () => (existsSync(paths.console) && readFileSync(paths.console).length > 0 ? true : undefined), { timeoutMs: 30_000 });
+  const killedAt = performance.now();
+  process.kill(findTaggedProcesses("qemu-k/vmm")[0]?.pid ?? -1, "SIGKILL");
+  await outcome;
+  assert.ok(performance.now() - killedAt < 2_000, `failed after ${performance.now() - killedAt} ms`);
+  assert.deepEqual(ledger.records, []);
+  rmSync(state, { recursive: true });
 });
 
 test("kill() ends a guest that is only booting, also a paused one, and twice is once", { skip }, async () => {

@@ -23,6 +23,8 @@ import { Steps, type StepHook, type StepTiming } from "./steps.ts";
 const guestProtocolVersion = 1;
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
 const powerOffTimeoutMs = 5_000;
+/** A lost connection and the end of the VM behind it are noticed within this time of each other. */
+const deathNoticeMs = 1_000;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
 const lostExitStatus = 137;
 
@@ -122,10 +124,7 @@ export class Sandbox {
       const shares = config.shares ? await steps.run("start virtiofsd", () => drivers.startShares(config, ledger, undo)) : undefined;
       const network = config.network === "none" ? undefined : await steps.run("start network", () => drivers.startNetwork(config, user, ledger, undo));
       const vm = await steps.run("boot VM", () => drivers.bootVm(config, user, ledger, undo, steps.wait));
-      // The agent cannot answer once the VM is gone: whichever comes first ends the wait.
-      const died = vm.exited.then((exit): never => { throw vmDied(exit); });
-      died.catch(() => { /* only of interest while a step races it */ });
-      const orDeath = <T>(work: Promise<T>): Promise<T> => Promise.race([work, died]);
+      const orDeath = raceDeath(vm);
       const connection = await steps.run("connect to the agent", () => orDeath(drivers.connectAgent(config, steps.wait)));
       undo.add("agent connection", () => connection.close());
       const hello = await steps.run("greet the agent", () => orDeath(connection.guest.hello({ protocolVersion: guestProtocolVersion }, steps.wait)));
@@ -136,15 +135,15 @@ export class Sandbox {
         entropy: randomBytes(64),
         unixNanos: BigInt(Date.now()) * 1_000_000n,
       }, steps.wait)));
-      await steps.run("grow memory", () => vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), steps.wait));
+      await steps.run("grow memory", () => orDeath(vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), steps.wait)));
       if (config.vcpuCount > 1) {
-        await steps.run("grow vCPUs", () => vm.growVcpus(config.vcpuCount, steps.wait));
+        await steps.run("grow vCPUs", () => orDeath(vm.growVcpus(config.vcpuCount, steps.wait)));
         await steps.run("bring vCPUs online", () => orDeath(connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, steps.wait)));
       }
-      if (network !== undefined) await steps.run("plug NIC", () => vm.plugNic(network.nic, steps.wait));
+      if (network !== undefined) await steps.run("plug NIC", () => orDeath(vm.plugNic(network.nic, steps.wait)));
       await steps.run("configure network", () => orDeath(configureGuestNetwork(connection, config, network?.guest, steps.wait)));
       if (shares !== undefined) {
-        await steps.run("plug share", () => vm.plugShare(shares.device, steps.wait));
+        await steps.run("plug share", () => orDeath(vm.plugShare(shares.device, steps.wait)));
         await steps.run("mount share", () => orDeath(connection.guest.addStorages({ storages: [{ driver: "virtio-fs", source: shares.device.tag, fstype: "virtiofs", mountPoint: shares.guestMountPoint }] }, steps.wait)));
       }
       return new Sandbox(config, context, { vm, connection, hello, network, shares, teardown: undo.move(), timings: steps.timings });
@@ -369,6 +368,23 @@ export class Sandbox {
   #emit(action: SandboxEvent["action"], containerId: string, execId = "", attributes: Readonly<Record<string, string>> = {}): void {
     this.#context.onEvent({ action, containerId, execId, attributes });
   }
+}
+
+/**
+ * Ends a wait with the VM: nobody in it can answer once it is gone. Its end takes every connection with
+ * it, and may be noticed there first; that the VM ended, and the guest's last words, say more than that.
+ */
+function raceDeath(vm: VirtualMachine): <T>(work: Promise<T>) => Promise<T> {
+  const died = vm.exited.then((exit): never => { throw vmDied(exit); });
+  died.catch(() => { /* only of interest while a step races it */ });
+  return async (work) => {
+    try {
+      return await Promise.race([work, died]);
+    } catch (error) {
+      if (!RuntimeError.is(error, "unavailable")) throw error;
+      return await orAbandon(died, "the VM's end", { timeoutMs: deathNoticeMs }).catch((other: unknown) => { throw RuntimeError.is(other, "deadline_exceeded") ? error : other; });
+    }
+  };
 }
 
 /** The error of whatever waited for a VM that ended. */

@@ -1,0 +1,199 @@
+import { createServer, type Server, type Socket } from "node:net";
+import { EventLog } from "../../src/guest/events.ts";
+import { RuntimeError } from "../../src/shared/base/errors.ts";
+import { PacketLink, linkAsDuplex } from "../../src/shared/channel/link.ts";
+import { PacketParser, encodeHelloAnswer } from "../../src/shared/channel/packet.ts";
+import { StdioMux, type StreamSender } from "../../src/shared/channel/stdio-mux.ts";
+import { AgentService } from "../../src/shared/protocol/gen/agent/agent_pb.ts";
+import { Guest, type Stdio } from "../../src/shared/protocol/gen/casemate_pb.ts";
+import { TtrpcServer } from "../../src/shared/ttrpc/server.ts";
+
+/** A process in the guest. */
+interface DoubleProcess {
+  readonly outputs: readonly StreamSender[];
+  state: "created" | "running" | "stopped";
+}
+
+/** Where the agent's ports are on the host. */
+interface PortSockets { readonly controlSocket: string; readonly dataSocket: string }
+
+/**
+ * A guest's agent on the two sockets of its VM: real greetings, packets, calls, events and streams, and
+ * containers with states, whose processes do nothing until {@link exit} ends them. Refuses what the
+ * agent refuses: a second container of that id, an exec where nothing runs, removing what runs.
+ */
+export class AgentDouble {
+  /** Calls received, in order: `createContainer c1`. */
+  readonly calls: string[] = [];
+  /** Mount points that are mounted. */
+  readonly mounted = new Set<string>();
+  readonly #servers: Server[] = [];
+  readonly #sockets = new Set<Socket>();
+  readonly #mux = new StdioMux();
+  readonly #events = new EventLog();
+  readonly #processes = new Map<string, DoubleProcess>();
+  readonly #failing = new Map<string, RuntimeError>();
+  readonly #hanging = new Set<string>();
+  /** What happens when the guest is told to power off; the VM's end, usually. */
+  onPowerOff: () => void = () => undefined;
+  /** False: processes survive every signal. */
+  obeysSignals = true;
+
+  /** Serves the ports of a VM that is up. */
+  static async listen(sockets: PortSockets, options: { readonly greets?: boolean } = {}): Promise<AgentDouble> {
+    const double = new AgentDouble();
+    const server = new TtrpcServer();
+    server.addService(AgentService, double.#agentService());
+    server.addService(Guest, double.#guestService());
+    const greets = options.greets ?? true;
+    await double.#listen(sockets.controlSocket, greets, (link) => { server.serve(linkAsDuplex(link)).catch(() => { /* the host has gone */ }); });
+    await double.#listen(sockets.dataSocket, greets, (link) => double.#mux.attach(link));
+    return double;
+  }
+
+  /** Containers that exist. */
+  get containers(): string[] {
+    return [...this.#processes.keys()].filter((key) => key.endsWith("/")).map((key) => key.slice(0, -1));
+  }
+
+  /** Fails the next such call. */
+  fail(method: string, error = new RuntimeError("internal", "refused by the test")): void {
+    this.#failing.set(method, error);
+  }
+
+  /** Never answers such a call, from now on. */
+  hang(method: string): void {
+    this.#hanging.add(method);
+  }
+
+  /** Output of a process, on stdout. */
+  async print(containerId: string, execId: string, text: string): Promise<void> {
+    await this.#process(containerId, execId).outputs[0]?.write(Buffer.from(text));
+  }
+
+  /** A process ends by itself; `keepOutput` leaves its streams without an end, as a guest that lies would. */
+  exit(containerId: string, execId: string, exitStatus: number, options: { readonly keepOutput?: boolean } = {}): void {
+    const process = this.#process(containerId, execId);
+    process.state = "stopped";
+    if (options.keepOutput !== true) for (const output of process.outputs) output.end();
+    this.#events.append({ case: "exit", value: { containerId, execId, exitStatus, exitedAtUnixNanos: 1n } });
+  }
+
+  /** The VM is gone: both ports close, and nobody listens any more. */
+  close(): void {
+    for (const server of this.#servers) server.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async #listen(path: string, greets: boolean, onSession: (link: PacketLink) => void): Promise<void> {
+    const server = createServer((socket) => {
+      this.#sockets.add(socket);
+      const parser = PacketParser.forGuest();
+      let link: PacketLink | undefined;
+      socket.on("error", () => { /* the host has gone; close follows */ });
+      socket.on("drain", () => link?.drained());
+      socket.on("close", () => {
+        link?.close();
+        this.#sockets.delete(socket);
+      });
+      socket.on("data", (chunk: Buffer) => {
+        for (const found of greets ? parser.push(chunk) : []) {
+          if (found.type === "packet") link?.deliver(found.payload);
+          else link?.close();
+          if (found.type !== "session") continue;
+          socket.write(encodeHelloAnswer(found.sessionId));
+          link = new PacketLink(socket, found.sessionId);
+          onSession(link);
+        }
+      });
+    });
+    this.#servers.push(server);
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen(path, resolve);
+    });
+  }
+
+  /** Notes the call, and does what the test asked for instead of answering. */
+  async #called(method: string, what = ""): Promise<void> {
+    this.calls.push(what === "" ? method : `${method} ${what}`);
+    const failure = this.#failing.get(method);
+    this.#failing.delete(method);
+    if (failure !== undefined) throw failure;
+    if (this.#hanging.has(method)) await new Promise(() => { /* for ever */ });
+  }
+
+  #process(containerId: string, execId: string): DoubleProcess {
+    const process = this.#processes.get(`${containerId}/${execId}`);
+    if (process === undefined) throw new RuntimeError("not_found", `process "${execId}" of container "${containerId}"`);
+    return process;
+  }
+
+  #start(containerId: string, execId: string, stdio: Stdio | undefined, state: DoubleProcess["state"]): { pid: number } {
+    const fds = stdio?.terminal === true ? [1] : [1, 2];
+    const outputs = stdio === undefined ? [] : fds.map((fd) => this.#mux.openSender(stdio.streamId, fd));
+    this.#processes.set(`${containerId}/${execId}`, { outputs, state });
+    return { pid: 100 + this.#processes.size };
+  }
+
+  #agentService() {
+    return {
+      startContainer: async ({ containerId }: { containerId: string }) => {
+        await this.#called("startContainer", containerId);
+        const process = this.#process(containerId, "");
+        if (process.state !== "created") throw new RuntimeError("failed_precondition", `start container "${containerId}": it is ${process.state}`);
+        process.state = "running";
+        return {};
+      },
+      removeContainer: async ({ containerId }: { containerId: string }) => {
+        await this.#called("removeContainer", containerId);
+        if (this.#process(containerId, "").state === "running") throw new RuntimeError("failed_precondition", `remove container "${containerId}": it is running`);
+        for (const key of [...this.#processes.keys()]) if (key.startsWith(`${containerId}/`)) this.#processes.delete(key);
+        return {};
+      },
+      signalProcess: async ({ containerId, execId, signal }: { containerId: string; execId: string; signal: number }) => {
+        await this.#called("signalProcess", `${containerId}/${execId} ${signal}`);
+        if (this.#process(containerId, execId).state === "stopped") throw new RuntimeError("not_found", "process already finished", { reason: "process_finished" });
+        if (this.obeysSignals) this.exit(containerId, execId, 128 + signal);
+        return {};
+      },
+      updateInterface: async () => { await this.#called("updateInterface"); return {}; },
+      updateRoutes: async () => { await this.#called("updateRoutes"); return {}; },
+      createSandbox: async () => { await this.#called("createSandbox"); return {}; },
+      onlineCPUMem: async () => { await this.#called("onlineCPUMem"); return {}; },
+    };
+  }
+
+  #guestService() {
+    return {
+      hello: async () => { await this.#called("hello"); return { protocolVersion: 1, kernelRelease: "6.1.0-double" }; },
+      refresh: async () => { await this.#called("refresh"); return { unixNanos: 1n }; },
+      createContainer: async ({ containerId, stdio }: { containerId: string; stdio?: Stdio | undefined }) => {
+        await this.#called("createContainer", containerId);
+        if (this.#processes.has(`${containerId}/`)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
+        return this.#start(containerId, "", stdio, "created");
+      },
+      exec: async ({ containerId, execId, stdio }: { containerId: string; execId: string; stdio?: Stdio | undefined }) => {
+        await this.#called("exec", `${containerId}/${execId}`);
+        if (containerId !== "" && this.#process(containerId, "").state !== "running") throw new RuntimeError("failed_precondition", `exec in container "${containerId}": it is not running`);
+        return this.#start(containerId, execId, stdio, "running");
+      },
+      events: ({ afterSequence }: { afterSequence: bigint }, { signal }: { signal: AbortSignal }) => this.#events.follow(afterSequence, signal),
+      acknowledgeEvents: async ({ upToSequence }: { upToSequence: bigint }) => {
+        await this.#called("acknowledgeEvents", String(upToSequence));
+        this.#events.acknowledge(upToSequence);
+        return {};
+      },
+      addStorages: async ({ storages }: { storages: readonly { mountPoint: string }[] }) => {
+        await this.#called("addStorages");
+        for (const { mountPoint } of storages) this.mounted.add(mountPoint);
+        return {};
+      },
+      powerOff: async () => {
+        await this.#called("powerOff");
+        setTimeout(() => this.onPowerOff(), 5); // after the answer, as the agent does it
+        return {};
+      },
+    };
+  }
+}

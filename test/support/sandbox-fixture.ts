@@ -1,0 +1,178 @@
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { connectAgent } from "../../src/host/agent-client/agent-client.ts";
+import type { PluggedDisk, VirtualMachine, VmExit } from "../../src/host/hypervisor/virtual-machine.ts";
+import type { SandboxDrivers } from "../../src/host/sandbox/drivers.ts";
+import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
+import type { ProcessEnd } from "../../src/host/sandbox/process.ts";
+import { Sandbox, type SandboxEvent } from "../../src/host/sandbox/sandbox.ts";
+import type { StepHook } from "../../src/host/sandbox/steps.ts";
+import { Ledger, type ResourceKind, type ResourceRecord } from "../../src/host/store/ledger.ts";
+import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
+import { RuntimeError } from "../../src/shared/base/errors.ts";
+import { silentLogger } from "../../src/shared/base/log.ts";
+import { AgentDouble } from "./agent-double.ts";
+
+interface FileRecord extends ResourceRecord { readonly kind: "test"; readonly path: string }
+
+/** A resource of the host that can be counted: a file that is there while it is held. */
+const fileKind: ResourceKind<{ readonly name: string; readonly folder: string }, FileRecord, string> = {
+  kind: "test",
+  plan: ({ name, folder }) => ({ kind: "test", name, path: join(folder, `held-${name}`) }),
+  act: async (record) => {
+    writeFileSync(record.path, "");
+    return record.path;
+  },
+  release: async (record) => rmSync(record.path, { force: true }),
+};
+
+/** A VM without a guest: knows what is plugged, ends when it is told to. */
+export class VmDouble implements VirtualMachine {
+  readonly accelerator = "tcg";
+  readonly identity = { pid: 1, startTimeTicks: -1 };
+  readonly exited: Promise<VmExit>;
+  readonly plugged = new Set<string>();
+  readonly #exit = Promise.withResolvers<VmExit>();
+  #over = false;
+  kills = 0;
+
+  constructor() {
+    this.exited = this.#exit.promise;
+  }
+
+  /** The VM ends by itself. */
+  end(reason: VmExit["reason"], consoleTail = ""): void {
+    this.#over = true;
+    this.#exit.resolve({ process: { exitCode: undefined, signal: "SIGKILL" }, reason, consoleTail });
+  }
+
+  async plugDisk({ diskId }: { readonly diskId: string }): Promise<PluggedDisk> {
+    this.#plug(diskId);
+    return { scsiAddress: `0:${this.plugged.size - 1}` };
+  }
+
+  async plugNic({ nicId }: { readonly nicId: string }): Promise<void> { this.#plug(nicId); }
+  async plugShare({ shareId }: { readonly shareId: string }): Promise<void> { this.#plug(shareId); }
+  async unplug(id: string): Promise<void> { this.plugged.delete(id); }
+  async growVcpus(): Promise<void> { this.#require("grow vCPUs"); }
+  async resizeMemory(): Promise<void> { this.#require("grow memory"); }
+  async pause(): Promise<void> { this.#require("pause"); }
+  async resume(): Promise<void> { this.#require("resume"); }
+  close(): void { /* nothing is connected */ }
+
+  async kill(): Promise<void> {
+    this.kills++;
+    this.end("died");
+  }
+
+  #plug(id: string): void {
+    this.#require(`plug "${id}"`);
+    if (this.plugged.has(id)) throw new RuntimeError("already_exists", `plug "${id}"`);
+    this.plugged.add(id);
+  }
+
+  #require(what: string): void {
+    if (this.#over) throw new RuntimeError("unavailable", `QMP ${what}`, { cause: new RuntimeError("unavailable", "QMP connection closed by QEMU") });
+  }
+}
+
+/** Options of {@link SandboxFixture.open}. */
+export interface SandboxFixtureOptions {
+  /** False: the guest never answers a greeting. Default true. */
+  readonly agentGreets?: boolean;
+}
+
+/** A sandbox's surroundings: drivers that take countable resources, a VM without a guest, an agent on real sockets. */
+export class SandboxFixture {
+  readonly folder: string;
+  readonly config: SandboxConfig;
+  readonly ledger: Ledger;
+  readonly agent: AgentDouble;
+  readonly vm = new VmDouble();
+  readonly events: SandboxEvent[] = [];
+  readonly recorded: { readonly containerId: string; readonly end: ProcessEnd }[] = [];
+  hook: StepHook | undefined;
+
+  private constructor(folder: string, config: SandboxConfig, agent: AgentDouble) {
+    this.folder = folder;
+    this.config = config;
+    this.agent = agent;
+    this.ledger = Ledger.open(sandboxPaths(config.folders, config.sandboxId).ledger);
+    agent.onPowerOff = () => this.endVm("powered_off");
+    void this.vm.exited.then(() => agent.close());
+  }
+
+  static async open(options: SandboxFixtureOptions = {}): Promise<SandboxFixture> {
+    const folder = mkdtempSync(join(tmpdir(), "casemate-sandbox-"));
+    const config: SandboxConfig = {
+      version: 1, sandboxId: "s1", folders: stateFolders(folder), hostname: "s1", accelerator: "tcg", kernelPath: "", initramfsPath: "", rootImagePath: "",
+      memoryBytes: 512 * 1024 * 1024, vcpuCount: 2, shares: true, network: "user", ports: [], debug: false,
+    };
+    const paths = sandboxPaths(config.folders, config.sandboxId);
+    mkdirSync(paths.folder, { recursive: true });
+    return new SandboxFixture(folder, config, await AgentDouble.listen(paths, { greets: options.agentGreets ?? true }));
+  }
+
+  /** What the sandbox holds now: files of resources, records of them, plugged devices other than with a VM that has ended. */
+  get held(): string[] {
+    return [...["user", "shares", "network", "vm"].filter((name) => existsSync(this.#path(name))), ...this.ledger.records.map(({ name }) => `record ${name}`)];
+  }
+
+  create(timeoutMs = 10_000): Promise<Sandbox> {
+    return Sandbox.create(this.config, {
+      drivers: this.#drivers(), ledger: this.ledger, log: silentLogger, ...(this.hook && { hook: this.hook }),
+      onEvent: (event) => this.events.push(event),
+      recordEnd: ({ containerId }, end) => this.recorded.push({ containerId, end }),
+    }, { timeoutMs });
+  }
+
+  /** The VM ends, and its sockets with it. */
+  endVm(reason: VmExit["reason"], consoleTail?: string): void {
+    this.vm.end(reason, consoleTail);
+  }
+
+  [Symbol.dispose](): void {
+    this.vm.end("died");
+    this.agent.close();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  #path(name: string): string {
+    return fileKind.plan({ name, folder: this.folder }).path;
+  }
+
+  #drivers(): SandboxDrivers {
+    const take = (name: string, ledger: Ledger, undo: Parameters<SandboxDrivers["bootVm"]>[3]): Promise<string> => ledger.plan((plan) => plan(fileKind, { name, folder: this.folder })).take(undo);
+    return {
+      claimUser: async (_config, ledger, undo) => {
+        await take("user", ledger, undo);
+        return { uid: 1, gid: 1 };
+      },
+      startShares: async (_config, ledger, undo) => {
+        await take("shares", ledger, undo);
+        const added = new Set<string>();
+        return {
+          device: { shareId: "share", tag: "share", fd: -1 },
+          guestMountPoint: "/run/share",
+          add: async (name, _source, _readOnly, undoOfOne) => {
+            undoOfOne.add(`share ${name}`, () => { added.delete(name); });
+            added.add(name);
+            return `/run/share/${name}`;
+          },
+          remove: async (name) => { added.delete(name); },
+        };
+      },
+      startNetwork: async (_config, _user, ledger, undo) => {
+        await take("network", ledger, undo);
+        return { nic: { nicId: "net0", macAddress: "02:00:00:00:00:01", fd: -1 }, guest: { interfaceName: "eth0", macAddress: "02:00:00:00:00:01", mtu: 1500, addresses: ["10.0.0.2/24"], routes: [], nameservers: [], searchDomains: [] }, ports: [], warnings: [] };
+      },
+      bootVm: async (_config, _user, ledger, undo) => {
+        await take("vm", ledger, undo);
+        undo.add("VM", () => this.vm.kill());
+        return this.vm;
+      },
+      connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
+    };
+  }
+}
