@@ -1,0 +1,71 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import { OperationQueue } from "./operation-queue.ts";
+import { Steps } from "./steps.ts";
+
+test("run() returns what the step does, and times each one", async () => {
+  const steps = new Steps("make tea");
+  assert.equal(await steps.run("boil water", () => 100), 100);
+  assert.equal(await steps.run("pour", async () => "poured"), "poured");
+  assert.deepEqual(steps.timings.map(({ name }) => name), ["boil water", "pour"]);
+  for (const { startMs, durationMs } of steps.timings) assert.ok(startMs >= 0 && durationMs >= 0);
+});
+
+test("run() names operation and step of a failure, keeps its code, and times it too", async () => {
+  const steps = new Steps("make tea");
+  const failure = new RuntimeError("not_found", "no kettle", { reason: "tool_missing", hint: "buy one" });
+  await assert.rejects(steps.run("boil water", () => { throw failure; }), (error) => RuntimeError.is(error, "not_found") && error.reason === "tool_missing" && error.hint === "buy one" && describeError(error) === "make tea: boil water: no kettle");
+  assert.deepEqual(steps.timings.map(({ name }) => name), ["boil water"]);
+});
+
+test("the hook comes before the step, which does not run when it throws", async () => {
+  const seen: string[] = [];
+  const steps = new Steps("make tea", { hook: (operation, step) => {
+    seen.push(`${operation}/${step}`);
+    if (step === "pour") throw new Error("spilt");
+  } });
+  await steps.run("boil water", () => seen.push("boiled"));
+  await assert.rejects(steps.run("pour", () => seen.push("poured")), /make tea: pour/);
+  assert.deepEqual(seen, ["make tea/boil water", "boiled", "make tea/pour"]);
+});
+
+test("a canceled caller gets no further step", async () => {
+  const abort = new AbortController();
+  const steps = new Steps("make tea", { signal: abort.signal });
+  await steps.run("boil water", () => abort.abort());
+  await assert.rejects(steps.run("pour", () => assert.fail("poured")), (error) => RuntimeError.is(error, "canceled") && error.message.includes('before "pour"'));
+});
+
+test("the time of the whole is passed down and shrinks", async () => {
+  const steps = new Steps("make tea", { timeoutMs: 60_000 });
+  assert.ok((steps.wait.timeoutMs ?? 0) <= 60_000 && (steps.wait.timeoutMs ?? 0) > 50_000);
+  assert.equal(new Steps("make tea").wait.timeoutMs, Infinity);
+  assert.equal(new Steps("make tea", { timeoutMs: 0 }).wait.timeoutMs, 0);
+});
+
+test("OperationQueue runs one at a time, in order, and goes on after a failure", async () => {
+  const queue = new OperationQueue();
+  const order: string[] = [];
+  const first = Promise.withResolvers<void>();
+  const results = [
+    queue.run(async () => {
+      order.push("first begins");
+      await first.promise;
+      order.push("first ends");
+      return 1;
+    }),
+    queue.run(async () => {
+      order.push("second");
+      throw new Error("second failed");
+    }),
+    queue.run(async () => {
+      order.push("third");
+      return 3;
+    }),
+  ];
+  first.resolve();
+  const outcomes = await Promise.allSettled(results);
+  assert.deepEqual(order, ["first begins", "first ends", "second", "third"]);
+  assert.deepEqual(outcomes.map((outcome) => (outcome.status === "fulfilled" ? outcome.value : "failed")), [1, "failed", 3]);
+});
