@@ -36,6 +36,7 @@ interface Index { readonly version: 1; readonly images: readonly StoredImage[] }
 
 /** Making a large image takes minutes; whoever waits for it waits as long. */
 const lockTimeoutMs = 30 * 60_000;
+export const diskFullHint = "free some space, for example with `casemate rmi`";
 
 /** Container images on this machine: blobs by digest, an index of names, and one root file system per image. */
 export class ImageStore {
@@ -103,7 +104,7 @@ export class ImageStore {
           renameSync(made, path);
         } catch (error) {
           if (RuntimeError.is(error, "data_loss")) await this.#deleteDamaged(blobs.map(({ digest }) => digest));
-          throw RuntimeError.wrap(error, `prepare image "${image.names[0] ?? image.id}"`);
+          throw storageError(error, `prepare image "${image.names[0] ?? image.id}"`);
         }
       });
     }
@@ -276,6 +277,12 @@ export class ImageStore {
       this.#unlock(name, lock);
     }
   }
+}
+
+/** Names the step that failed; for a full disk also what to do. */
+export function storageError(error: unknown, step: string): RuntimeError {
+  const wrapped = RuntimeError.wrap(error, step);
+  return wrapped.code === "resource_exhausted" && wrapped.reason === undefined ? new RuntimeError(wrapped.code, step, { cause: error, reason: "disk_full", hint: diskFullHint }) : wrapped;
 }
 
 function namesIn(folder: string): string[] {

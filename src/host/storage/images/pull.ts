@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException, type ErrorCode, type ErrorDetails } from "../../../shared/base/errors.ts";
@@ -7,7 +7,7 @@ import { cleanEnvironment, runProcess } from "../../../shared/linux/run-process.
 import type { StateFolders } from "../../store/paths.ts";
 import { busyboxImageName, ensureBusyboxImage } from "./busybox-image.ts";
 import { formatImageName, parseImageName } from "./image-name.ts";
-import { ImageStore, type RunnableImage, type StoredImage } from "./image-store.ts";
+import { ImageStore, diskFullHint, storageError, type RunnableImage, type StoredImage } from "./image-store.ts";
 
 /** Options of {@link pullImage} and {@link ensureImage}. */
 export interface PullOptions extends WaitOptions {
@@ -46,8 +46,7 @@ export async function pullImage(folders: StateFolders, reference: string, option
       await copy(reference, source, folder, options);
       return await store.add(name, manifestDigest(folder), join(folder, "blobs"));
     } catch (error) {
-      if (isErrnoException(error)) throw RuntimeError.wrap(error, `pull image "${reference}"`);
-      throw error;
+      throw isErrnoException(error) ? storageError(error, `pull image "${reference}"`) : error;
     }
   });
 }
@@ -63,7 +62,7 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
   if (["docker://", "containers-storage:", "docker-daemon:"].includes(transport)) return { source: reference, name: formatImageName(parseImageName(rest.replace(/^\[[^\]]*\]/, ""))) };
   // A path, with or without a name: `oci:folder:tag`, `docker-archive:file.tar:repo/name:tag`.
   const [path = "", ...tag] = rest.split(":");
-  if (!existsSync(path)) throw new RuntimeError("not_found", `image "${reference}": "${path}" does not exist`, { reason: "image_not_found" });
+  if (!existsSync(path)) throw new RuntimeError("not_found", `image "${reference}": "${path}" does not exist`, { reason: "image_not_found", hint: "check the path" });
   const base = (path.split("/").at(-1) ?? "").replace(/\.(tar|tgz|tar\.gz)$/, "").toLowerCase();
   const label = tag.join(":");
   const name = label.includes("/") || label.includes(":") ? label : `localhost/${base}:${label === "" ? "latest" : label}`;
@@ -84,15 +83,27 @@ async function copy(reference: string, source: string, folder: string, options: 
     "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`,
   ];
   try {
-    await runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: environment() });
+    await runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: environment(temporary) });
   } catch (error) {
-    throw classify(reference, folder, error);
+    throw classify(reference, [folder, source, source.replace("docker://", "").replace(/[:@][^/]*$/, "")], error);
   }
 }
 
 /** Where passwords are may be said by the variables podman and docker use. */
-function environment(): NodeJS.ProcessEnv {
-  return { ...cleanEnvironment(), REGISTRY_AUTH_FILE: process.env["REGISTRY_AUTH_FILE"], DOCKER_CONFIG: process.env["DOCKER_CONFIG"] };
+function environment(temporary: string): NodeJS.ProcessEnv {
+  const environment: NodeJS.ProcessEnv = { ...cleanEnvironment(), REGISTRY_AUTH_FILE: process.env["REGISTRY_AUTH_FILE"], DOCKER_CONFIG: process.env["DOCKER_CONFIG"] };
+  // Without a folder of the user's own, skopeo looks into one below this, and gives up when it may not.
+  return environment["XDG_RUNTIME_DIR"] !== undefined || mayEnter("/run/containers") ? environment : { ...environment, XDG_RUNTIME_DIR: temporary };
+}
+
+/** True also for a folder that is not there. */
+function mayEnter(folder: string): boolean {
+  try {
+    accessSync(folder, constants.X_OK);
+    return true;
+  } catch (error) {
+    return !isErrnoException(error, "EACCES");
+  }
 }
 
 /** A machine without a policy file would refuse every image; docker asks for no signatures either. */
@@ -109,20 +120,20 @@ interface Meaning extends Required<Pick<ErrorDetails, "reason" | "hint">> {
 /** What skopeo's messages mean; the first that matches. */
 const meanings: readonly Meaning[] = [
   { pattern: /failed to execute skopeo/, code: "not_found", reason: "tool_missing", hint: "apt-get install --no-install-recommends skopeo" },
-  { pattern: /no space left|disk quota exceeded/i, code: "resource_exhausted", reason: "disk_full", hint: "free some space, for example with `casemate rmi`" },
+  { pattern: /no space left|disk quota exceeded/i, code: "resource_exhausted", reason: "disk_full", hint: diskFullHint },
+  { pattern: /permission denied/i, code: "permission_denied", reason: "file_not_permitted", hint: "check who may read and write what the message names" },
   { pattern: /manifest unknown|name unknown|not found|no such file|does not exist|reference .* does not|no such image|no descriptor found/i, code: "not_found", reason: "image_not_found", hint: "check the name; `casemate images` lists what is here, and busybox needs no registry" },
   { pattern: /unauthorized|authentication required|denied/i, code: "unauthenticated", reason: "image_access_denied", hint: "check the name, or log in with `skopeo login REGISTRY`" },
   { pattern: /digest|corrupt|checksum|unexpected EOF/i, code: "data_loss", reason: "image_corrupt", hint: "what came is not what was announced; try again, or pull by another tag" },
 ];
 const unreachable: Omit<Meaning, "pattern"> = { code: "unavailable", reason: "registry_unavailable", hint: "check the name and the network; busybox needs no registry" };
 
-/** What skopeo's failure means. */
-function classify(reference: string, folder: string, error: unknown): RuntimeError {
+/** What skopeo's failure means. The names are taken out of its message first: they may contain the words that are looked for. */
+function classify(reference: string, names: readonly string[], error: unknown): RuntimeError {
   const step = `pull image "${reference}"`;
   if (RuntimeError.is(error, "canceled") || RuntimeError.is(error, "deadline_exceeded") || RuntimeError.is(error, "not_found")) return RuntimeError.wrap(error, step);
   const text = error instanceof Error ? error.message : String(error);
-  // Names may contain the words that are looked for.
-  const plain = [folder, reference, ...reference.split(/[/:@]/).filter((part) => part.length > 3)].reduce((rest, word) => rest.replaceAll(word, ""), text);
+  const plain = [reference, ...names].reduce((rest, name) => rest.replaceAll(name, ""), text).replaceAll(/https?:\/\/[^\s"\\]*/g, "");
   const { code, reason, hint } = meanings.find(({ pattern }) => pattern.test(plain)) ?? unreachable;
   return new RuntimeError(code, step, { cause: new RuntimeError("unknown", shorten(text)), reason, hint });
 }

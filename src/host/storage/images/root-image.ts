@@ -8,7 +8,7 @@ import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError, describeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { describeExit, startProcess, terminateGraceMs, terminateGroup } from "../../../shared/linux/run-process.ts";
 import { mergeLayers, type MergedEntry } from "./merge-layers.ts";
-import { setSquashfsRootTime } from "./squashfs-root-time.ts";
+import { setSquashfsRoot, type SquashfsRoot } from "./squashfs-root.ts";
 import type { TarEntry } from "./tar-entry.ts";
 import type { Archive } from "./tar.ts";
 import { encodeHeader, tarEnd, tarPadding } from "./tar-writer.ts";
@@ -50,8 +50,8 @@ export async function makeRootImage(layers: readonly LayerBlob[], folder: string
     const image = join(folder, "root.img");
     const entries = mergeLayers(archives);
     const root = rootAttributes(entries);
-    await runSqfstar(archiveBytes(archives, entries.filter(({ path }) => path !== "")), image, root, options);
-    setSquashfsRootTime(image, root.mtimeSeconds);
+    await runSqfstar(archiveBytes(archives, entries.filter(({ path }) => path !== "")), image, root.mode, options);
+    setSquashfsRoot(image, root, idsOf(entries));
     chmodSync(image, 0o444);
     const fd = openSync(image, "r");
     fsyncSync(fd);
@@ -91,7 +91,9 @@ async function unpackLayer(layer: LayerBlob, path: string, maxBytes: number, { s
   const blobHash = createHash("sha256");
   const archiveHash = createHash("sha256");
   try {
-    await pipeline([createReadStream(layer.path), tap(blobHash), ...decompressors(layer.path), tap(archiveHash, maxBytes), createWriteStream(path)], { signal });
+    // Before the stream is made: one that nobody reads yet would report a missing file to nobody.
+    const unpack = decompressors(layer.path);
+    await pipeline([createReadStream(layer.path), tap(blobHash), ...unpack, tap(archiveHash, maxBytes), createWriteStream(path)], { signal });
   } catch (error) {
     if (signal?.aborted) throw new RuntimeError("canceled", `unpack layer "${layer.digest}": canceled`, { cause: signal.reason });
     if (isErrnoException(error, "ENOENT")) throw corruptLayer(layer, "is missing", error);
@@ -159,17 +161,18 @@ function* content(archive: Archive | undefined, start: number, sizeBytes: number
   }
 }
 
-type RootAttributes = Pick<TarEntry, "mode" | "uid" | "gid" | "mtimeSeconds">;
-
-function rootAttributes(entries: readonly MergedEntry[]): RootAttributes {
+function rootAttributes(entries: readonly MergedEntry[]): SquashfsRoot & Pick<TarEntry, "mode"> {
   return entries.find(({ path }) => path === "")?.source?.entry ?? { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0 };
 }
 
-async function runSqfstar(bytes: Iterable<Buffer>, image: string, root: RootAttributes, { signal }: WaitOptions): Promise<void> {
-  // Of the root folder sqfstar takes nothing from the archive.
-  const attributes = ["-root-mode", root.mode.toString(8), "-root-uid", String(root.uid), "-root-gid", String(root.gid)];
+/** All uids and gids but the root folder's. A folder that no layer names is root's. */
+function idsOf(entries: readonly MergedEntry[]): Set<number> {
+  return new Set(entries.filter(({ path, linkTo }) => path !== "" && linkTo === undefined).flatMap(({ source }) => [source?.entry.uid ?? 0, source?.entry.gid ?? 0]));
+}
+
+async function runSqfstar(bytes: Iterable<Buffer>, image: string, rootMode: number, { signal }: WaitOptions): Promise<void> {
   // Not compressed: the guest reads it from the host's page cache, and unpacking on an emulated CPU costs more than the disk.
-  const sqfstar = await startProcess("sqfstar", ["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-reproducible", "-mkfs-time", "0", ...attributes, image], { stdio: ["pipe", "ignore", "pipe"] });
+  const sqfstar = await startProcess("sqfstar", ["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-reproducible", "-mkfs-time", "0", "-root-mode", rootMode.toString(8), image], { stdio: ["pipe", "ignore", "pipe"] });
   const { stdin, stderr } = sqfstar.child;
   if (stdin === null || stderr === null) throw new RuntimeError("internal", "sqfstar has no pipes");
   let messages = "";

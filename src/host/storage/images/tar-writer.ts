@@ -6,7 +6,7 @@ export type NewTarEntry = Pick<TarEntry, "path" | "type" | "mode"> & Partial<Tar
 /** Two blocks of zeros end an archive. */
 export const tarEnd: Buffer = Buffer.alloc(2 * blockBytes);
 
-/** An entry's headers: POSIX ustar, with pax records for what does not fit. */
+/** An entry's headers: POSIX ustar, with pax records for what does not fit, but for links. */
 export function encodeHeader(entry: NewTarEntry): Buffer {
   const { path, type, mode, linkPath = "", sizeBytes = 0, uid = 0, gid = 0, mtimeSeconds = 0, deviceMajor = 0, deviceMinor = 0 } = entry;
   const records: (readonly [string, string])[] = [];
@@ -27,12 +27,12 @@ export function encodeHeader(entry: NewTarEntry): Buffer {
   number("size", sizeBytes, 124, 11);
   number("mtime", mtimeSeconds, 136, 11);
   header.write(typeFlags[type], 156, "latin1");
-  text("linkpath", linkPath, 157, 100);
+  header.write(linkPath, 157, 100, "latin1");
   header.write("ustar\x0000", 257, "latin1");
   number("devmajor", deviceMajor, 329, 7);
   number("devminor", deviceMinor, 337, 7);
   for (const [name, value] of entry.xattrs ?? []) records.push([`${xattrKeyPrefix}${name}`, value]);
-  return Buffer.concat([paxHeader(records), sealed(header)]);
+  return Buffer.concat([longLinkHeader(linkPath), paxHeader(records), sealed(header)]);
 }
 
 /** Content's padding to whole blocks. */
@@ -40,17 +40,25 @@ export function tarPadding(sizeBytes: number): Buffer {
   return Buffer.alloc(paddingBytes(sizeBytes));
 }
 
+/** GNU's header for a target above 100 bytes: from a pax record sqfstar takes away a leading "/", "./" or "../". */
+function longLinkHeader(linkPath: string): Buffer {
+  return linkPath.length > 100 ? metaHeader("K", Buffer.from(`${linkPath}\0`, "latin1")) : Buffer.alloc(0);
+}
+
 function paxHeader(records: readonly (readonly [string, string])[]): Buffer {
-  if (records.length === 0) return Buffer.alloc(0);
-  const body = Buffer.concat(records.map(([key, value]) => paxRecord(key, value)));
+  return records.length === 0 ? Buffer.alloc(0) : metaHeader("x", Buffer.concat(records.map(([key, value]) => paxRecord(key, value))));
+}
+
+/** A header that belongs to the entry after it. */
+function metaHeader(flag: "x" | "K", body: Buffer): Buffer {
   const header = Buffer.alloc(blockBytes);
-  header.write("pax", 0, "latin1");
+  header.write("meta", 0, "latin1");
   header.write("0000644", 100, "latin1");
   header.write("0000000", 108, "latin1");
   header.write("0000000", 116, "latin1");
   header.write(body.length.toString(8).padStart(11, "0"), 124, "latin1");
   header.write("00000000000", 136, "latin1");
-  header.write("x", 156, "latin1");
+  header.write(flag, 156, "latin1");
   header.write("ustar\x0000", 257, "latin1");
   return Buffer.concat([sealed(header), body, tarPadding(body.length)]);
 }
