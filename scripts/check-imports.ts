@@ -1,5 +1,5 @@
 // Enforces scripts/imports.json: which folder may import which.
-import { readFileSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import ts from "typescript";
 
@@ -38,7 +38,7 @@ export function checkImports(root: string): string[] {
 
 /** Our TypeScript files, relative to the package's folder; generated ones are not ours to judge. */
 export function sourceFiles(root: string): string[] {
-  return ["src", "scripts", "test", "bench", "examples"].flatMap((folder) =>
+  return ["src", "scripts", "test", "bench", "examples"].filter((folder) => existsSync(join(root, folder))).flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, encoding: "utf8" }).map((name) => `${folder}/${name}`))
     .filter((path) => path.endsWith(".ts") && !path.includes("/gen/"));
 }

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { openPort } from "../../src/host/agent-client/transport.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import { stateFolders } from "../../src/host/store/paths.ts";
@@ -14,6 +14,7 @@ import { encodeHello, encodePacket, maxPacketBytes } from "../../src/shared/chan
 import { eventually, orAbandon } from "../../src/shared/base/deadline.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { connectUnix } from "../../src/shared/linux/unix-socket.ts";
+import { keepEvidence } from "../support/evidence.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
 import { requires } from "../support/requires.ts";
 import { TestVm, type TestAgent } from "../support/test-vm.ts";
@@ -31,6 +32,10 @@ before(async () => {
   // While the guest is still booting: what is sent now is what a dead owner left.
   for (const socket of ports()) await sendAndLeave(socket, Buffer.concat([randomBytes(1000), Buffer.alloc(2), Buffer.from("casemate\0hello")]));
   bootId = await withAgent((agent) => agent.sh("cat /proc/sys/kernel/random/boot_id"));
+});
+
+afterEach((context) => {
+  if ("passed" in context && context.passed === false) keepEvidence(machine.config.folders, context.name);
 });
 
 after(async () => {

@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { drivers } from "../../src/host/assemble.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import type { DiskSpec } from "../../src/host/hypervisor/virtual-machine.ts";
@@ -21,6 +21,7 @@ import { silentLogger } from "../../src/shared/base/log.ts";
 import { identifyProcess } from "../../src/shared/linux/proc.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { socketPair } from "../../src/shared/linux/unix-socket.ts";
+import { keepEvidence } from "../support/evidence.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
 import { requires } from "../support/requires.ts";
 import { TestVm, type TestAgent } from "../support/test-vm.ts";
@@ -39,6 +40,10 @@ before(async () => {
   machine = await TestVm.boot("qemu-a");
   agent = await machine.connect();
   await agent.sh("modprobe sd_mod; for i in $(seq 100); do [ -d /sys/module/pvpanic_pci ] && exit 0; sleep 0.1; done; exit 1");
+});
+
+afterEach((context) => {
+  if ("passed" in context && context.passed === false) keepEvidence(machine.config.folders, context.name);
 });
 
 after(async () => {

@@ -18,7 +18,7 @@ test("parseVolume() knows docker's forms", () => {
     ["/a/../c:/b/./d/", "bind", "/c", "/b/d", false],
     [".:/w", "bind", "/srv/me/work", "/w", false],
     ["./x:/w", "bind", "/srv/me/work/x", "/w", false],
-    ["..:/w", "bind", "/home/me", "/w", false],
+    ["..:/w", "bind", "/srv/me", "/w", false],
     ["../y:/w", "bind", "/srv/me/y", "/w", false],
     ["cache:/var/cache:ro", "volume", "/data/volumes/cache/_data", "/var/cache", true],
     ["/a b:/c d:", "bind", "/a b", "/c d", false],
