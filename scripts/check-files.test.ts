@@ -22,6 +22,6 @@ test("brokenLinks() follows relative links only", () => {
 });
 
 test("undocumentedReasons() compares the code with the page", () => {
-  const files = [{ path: "src/a.ts", text: 'throw new RuntimeError("internal", "x", { reason: "vmm_died" }); ({ reason: "name_taken" })' }, { path: "src/a.test.ts", text: 'reason: "made_up"' }];
+  const files = [{ path: "src/a.ts", text: 'throw new RuntimeError("internal", "x", { reason: "vmm_died" }); ({ reason: "name_taken" })\nreadonly reason: "powered_off" | "died";' }, { path: "src/a.test.ts", text: 'reason: "made_up"' }];
   assert.deepEqual(undocumentedReasons(files, "| `vmm_died` | ... |"), ['src/a.ts: reason "name_taken" is not in docs/errors.md']);
 });
