@@ -1,4 +1,6 @@
 import { AssertionError } from "node:assert";
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { adoptOrphans } from "../../scripts/test-runner/descendants.ts";
@@ -29,6 +31,7 @@ export function watchHost(options: CleanOptions = {}): HostWatch {
   // A developer's machine does other work meanwhile; in continuous integration the machine is ours alone.
   const listing: ListingOptions = { folders: options.folders ?? [], shared: options.shared ?? process.env["CI"] === undefined };
   adoptOrphans();
+  makeFirstUseTraces();
   const ignore = options.ignore ?? (() => false);
   const before = listHost(listing);
   const left = (): string[] => added(before, listHost(listing), ignore);
@@ -43,6 +46,20 @@ export function watchHost(options: CleanOptions = {}): HostWatch {
       }
     },
   };
+}
+
+/**
+ * Makes what the system's own tools make for themselves at their first use on a machine and keep for
+ * ever, so that no test is the one that brings it: mount(8)'s folder, and iproute2's, which is a mount.
+ */
+function makeFirstUseTraces(): void {
+  if (process.geteuid?.() !== 0) return; // an ordinary user's tools leave nothing there
+  mkdirSync("/run/mount", { recursive: true });
+  const name = `cm-first-use-${process.pid}`;
+  for (const verb of ["add", "delete"]) {
+    const { status, stderr } = spawnSync("ip", ["netns", verb, name], { encoding: "utf8" });
+    if (status !== 0) throw new Error(`ip netns ${verb} ${name}: ${stderr}`);
+  }
 }
 
 /** What is in the second listing only, and what is in the first only where its loss is damage too. */

@@ -28,7 +28,7 @@ export function listHost(options: ListingOptions): HostListing {
     ["mount", new Set(mounts())],
     ["process", new Set(options.shared ? descendants().map(describeProcess) : processes())],
     ["loop device", new Set(loopDevices())],
-    ["network link", new Set(readNames("/sys/class/net"))],
+    ["network link", new Set(networkLinks())],
     ["network namespace", new Set(readNames("/run/netns"))],
     ["cgroup", new Set(cgroups())],
     ["unix socket", ours(unixSockets())],
@@ -62,6 +62,11 @@ function loopDevices(): string[] {
     const backing = readIfThere(`/sys/block/${name}/loop/backing_file`).trim();
     return backing === "" ? [] : [`/dev/${name} of ${backing}`];
   });
+}
+
+/** Of this process's network namespace, which /sys need not show. */
+function networkLinks(): string[] {
+  return lines("/proc/self/net/dev").slice(2).map((line) => line.slice(0, line.indexOf(":")).trim());
 }
 
 /** Folders of every cgroup hierarchy, version 1 or 2. */

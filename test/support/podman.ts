@@ -1,0 +1,54 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type RunResult, runProcess } from "../../src/shared/linux/run-process.ts";
+
+/** Far above what a step with images of some megabytes takes. */
+const timeoutMs = 60_000;
+
+/**
+ * Podman, the reference that fields and behaviour are compared with, with everything it keeps in one
+ * folder: its storage, and what it else leaves in the machine's run folder and shared memory for good
+ * (/run/libpod, and its locks in /dev/shm/libpod_lock).
+ */
+export class Podman {
+  readonly #folder: string;
+  readonly #env: NodeJS.ProcessEnv;
+
+  private constructor(folder: string) {
+    this.#folder = folder;
+    this.#env = { ...process.env, CONTAINERS_CONF: join(folder, "containers.conf") };
+  }
+
+  /** With an empty storage in a new folder below the given one, which the test removes after {@link close}. */
+  static in(parent: string): Podman {
+    const folder = join(parent, "podman");
+    mkdirSync(join(folder, "tmp"), { recursive: true });
+    writeFileSync(join(folder, "containers.conf"), [
+      "[engine]", 'lock_type = "file"', 'events_logger = "file"', 'cgroup_manager = "cgroupfs"', `tmp_dir = "${join(folder, "tmp")}"`, "",
+    ].join("\n"));
+    return new Podman(folder);
+  }
+
+  /** Runs `podman ARGS...`; returns what it printed, without the last newline. */
+  async ok(...args: readonly string[]): Promise<string> {
+    return (await this.run(args)).stdout.toString().trim();
+  }
+
+  /** Runs `podman ARGS...`, which may end with one of the given codes. */
+  async run(args: readonly string[], okExitCodes: readonly number[] = [0]): Promise<RunResult> {
+    const storage = ["--root", join(this.#folder, "storage"), "--runroot", join(this.#folder, "run"), "--storage-driver", "overlay"];
+    return runProcess("podman", [...storage, ...args], { timeoutMs, env: this.#env, okExitCodes });
+  }
+
+  /** What skopeo and casemate call an image of this storage. */
+  reference(name: string): string {
+    return `containers-storage:[overlay@${join(this.#folder, "storage")}+${join(this.#folder, "run")}]${name}`;
+  }
+
+  /** Removes images and containers, and the mount that an overlay storage keeps. */
+  async close(): Promise<void> {
+    await this.ok("rm", "--all", "--force");
+    await this.ok("rmi", "--all", "--force");
+    await runProcess("umount", [join(this.#folder, "storage/overlay")], { okExitCodes: [0, 1, 32] });
+  }
+}
