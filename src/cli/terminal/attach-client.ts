@@ -27,6 +27,8 @@ export interface AttachStreams {
 /** How far input may run ahead of the owner, and the largest piece sent. */
 const windowBytes = 256 * 1024;
 const pieceBytes = 64 * 1024;
+/** Output is acknowledged in steps of this size: each message costs the owner a turn, and a quarter of the window keeps the output coming. */
+const acknowledgeEveryBytes = windowBytes / 4;
 
 /**
  * Connects this program's streams with a process: back-pressure goes both ways, so neither a slow
@@ -41,6 +43,7 @@ export class AttachClient {
   #roomMade: (() => void) | undefined;
   #left: AttachEnd | undefined;
   readonly #writes = new Map<number, Promise<void>>();
+  readonly #acknowledged = new Map<number, number>();
 
   private constructor(streams: AttachStreams, outputs: AsyncIterable<AttachOutput>, inputs: PushQueue<Input>) {
     this.#streams = streams;
@@ -93,10 +96,18 @@ export class AttachClient {
     this.#writes.set(fd, before.then(() => new Promise<void>((resolve) => {
       stream.write(bytes, (error) => {
         if (error !== null && error !== undefined) this.#leave({ type: "output_closed" });
-        else this.#inputs.push({ kind: { case: "ack", value: { fd, offset: BigInt(offset + bytes.length) } } });
+        else this.#acknowledge(fd, offset, offset + bytes.length);
         resolve();
       });
     })));
+  }
+
+  /** `from`: where the first piece began, which is not 0 for a client that came late. */
+  #acknowledge(fd: number, from: number, taken: number): void {
+    const before = this.#acknowledged.get(fd) ?? from;
+    const due = taken - before >= acknowledgeEveryBytes;
+    this.#acknowledged.set(fd, due ? taken : before);
+    if (due) this.#inputs.push({ kind: { case: "ack", value: { fd, offset: BigInt(taken) } } });
   }
 
   #makeRoom(taken: number): void {

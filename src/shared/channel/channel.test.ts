@@ -121,10 +121,28 @@ test("a sender is at most one window ahead, and goes on when the receiver acknow
   await new Promise(setImmediate);
   assert.equal(room, false);
   assert.equal(received.reduce((sum, piece) => sum + piece.length, 0), streamWindowBytes);
-  receiver.acknowledge(1000);
+  receiver.acknowledge(streamWindowBytes / 4);
   wire.step(1_000);
   await new Promise(setImmediate);
   assert.equal(room, true);
+});
+
+test("a piece larger than the window goes out as far as the window does, and a receiver tells of its progress in steps", () => {
+  const wire = new Wire();
+  wire.connect();
+  const sender = wire.a.openSender(1, 1);
+  let received = 0;
+  const receiver = wire.b.openReceiver(1, 1, { onBytes: (_offset, piece) => { received += piece.length; }, onEnd: () => undefined });
+  void sender.write(Buffer.alloc(2 * streamWindowBytes));
+  wire.step(1_000);
+  assert.equal(received, streamWindowBytes);
+  receiver.acknowledge(streamWindowBytes / 4 - 1);
+  wire.step(1_000);
+  assert.equal(sender.acknowledged, 0);
+  receiver.acknowledge(streamWindowBytes / 2);
+  wire.step(1_000);
+  assert.equal(sender.acknowledged, streamWindowBytes / 2);
+  assert.equal(received, streamWindowBytes * 1.5);
 });
 
 test("random packets change nothing and open nothing", () => {

@@ -8,6 +8,8 @@ const headerBytes = 16;
 const maxDataBytes = maxPayloadBytes - headerBytes;
 /** How far a sender may be ahead of the acknowledgement. */
 export const streamWindowBytes = 256 * 1024;
+/** A receiver tells of its progress in steps of this size: each message costs the guest an interrupt, and a quarter of the window keeps the sender going. */
+const acknowledgeEveryBytes = streamWindowBytes / 4;
 
 interface Frame { readonly type: number; readonly fd: number; readonly streamId: number; readonly offset: number; readonly bytes: Buffer }
 
@@ -146,7 +148,6 @@ export class StreamSender {
   #endSent = false;
   #closed = false;
   #room: PromiseWithResolvers<void> | undefined;
-  #finished: PromiseWithResolvers<void> | undefined;
 
   constructor(startOffset: number, actions: SenderActions) {
     this.#actions = actions;
@@ -177,19 +178,11 @@ export class StreamSender {
     this.#actions.wake();
   }
 
-  /** Resolves when everything written has been acknowledged, or the stream is closed. */
-  async delivered(): Promise<void> {
-    if (this.#acknowledged === this.#written || this.#closed) return;
-    this.#finished ??= Promise.withResolvers<void>();
-    await this.#finished.promise;
-  }
-
   /** Forgets the stream and what it holds. */
   close(): void {
     this.#closed = true;
     this.#chunks = [];
     this.#room?.resolve();
-    this.#finished?.resolve();
     this.#actions.forget();
   }
 
@@ -210,7 +203,6 @@ export class StreamSender {
       this.#room?.resolve();
       this.#room = undefined;
     }
-    if (this.#acknowledged === this.#written) this.#finished?.resolve();
   }
 
   /** Sends again from there: a new link, or a peer that opened the stream late. */
@@ -223,13 +215,14 @@ export class StreamSender {
 
   /** Sends at most one packet; false when there was nothing to send. */
   sendOne(): boolean {
-    if (this.#sent < this.#written) {
-      const pieces = this.#slice(this.#sent - this.#acknowledged, maxDataBytes);
-      this.#actions.data(this.#sent, pieces);
-      this.#sent += pieces.reduce((sum, piece) => sum + piece.length, 0);
+    // What is written in one piece may reach beyond the window; it is sent as far as the window goes.
+    const length = Math.min(maxDataBytes, Math.min(this.#written, this.#acknowledged + streamWindowBytes) - this.#sent);
+    if (length > 0) {
+      this.#actions.data(this.#sent, this.#slice(this.#sent - this.#acknowledged, length));
+      this.#sent += length;
       return true;
     }
-    if (!this.#ended || this.#endSent) return false;
+    if (!this.#ended || this.#endSent || this.#sent < this.#written) return false;
     this.#endSent = true;
     this.#actions.end(this.#written);
     return true;
@@ -264,6 +257,7 @@ export class StreamReceiver {
   readonly #handlers: ReceiverHandlers;
   readonly #actions: ReceiverActions;
   #next: number;
+  /** What the sender was told. */
   #acknowledged: number;
   #total: number | undefined;
   #ended = false;
@@ -276,9 +270,10 @@ export class StreamReceiver {
     this.#next = this.#acknowledged = startOffset;
   }
 
-  /** Lets the sender forget everything before that offset and send more. */
+  /** Lets the sender forget everything before that offset and send more; it is told in steps, and at the end. */
   acknowledge(offset: number): void {
     if (offset <= this.#acknowledged || offset > this.#next) return;
+    if (offset - this.#acknowledged < acknowledgeEveryBytes && offset !== this.#total) return;
     this.#acknowledged = offset;
     this.#actions.acknowledge(offset);
   }
@@ -287,8 +282,9 @@ export class StreamReceiver {
     this.#actions.forget();
   }
 
-  /** Tells the sender where we are: on opening and on a new link. */
+  /** Tells the sender where we are: on opening, on a new link and after a gap. It takes everything before as acknowledged. */
   announce(): void {
+    this.#acknowledged = this.#next;
     this.#actions.open(this.#next);
   }
 
@@ -296,12 +292,12 @@ export class StreamReceiver {
     const end = offset + bytes.length;
     if (end <= this.#next || this.#ended) return; // sent twice around a reconnect
     if (offset > this.#next) {
-      if (!this.#asked) this.#actions.open(this.#next);
+      if (!this.#asked) this.announce();
       this.#asked = true;
       return;
     }
     // More than the window without an acknowledgement: not one of ours. Dropping it bounds what a hostile guest can make us hold.
-    if (end - this.#acknowledged > streamWindowBytes + maxDataBytes) return;
+    if (end - this.#acknowledged > streamWindowBytes) return;
     this.#asked = false;
     const fresh = bytes.subarray(this.#next - offset);
     const at = this.#next;
@@ -314,7 +310,7 @@ export class StreamReceiver {
     this.#total = total;
     if (total > this.#next && !this.#asked) {
       this.#asked = true;
-      this.#actions.open(this.#next);
+      this.announce();
     }
     this.#finish();
   }
