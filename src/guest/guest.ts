@@ -1,5 +1,6 @@
 import type { Logger } from "../shared/base/log.ts";
 import type { Containers } from "./containers/containers.ts";
+import type { ContainerFiles } from "./files/container-files.ts";
 import type { EventLog } from "./events.ts";
 import type { Storages } from "./storage/storages.ts";
 import type { SandboxFiles } from "./system/sandbox-files.ts";
@@ -7,6 +8,7 @@ import type { SandboxFiles } from "./system/sandbox-files.ts";
 /** What the services work with. */
 export interface Guest {
   readonly containers: Containers;
+  readonly files: ContainerFiles;
   readonly storages: Storages;
   readonly events: EventLog;
   readonly sandboxFiles: SandboxFiles;

@@ -13,6 +13,8 @@ import { Containers } from "./containers/containers.ts";
 import { Crun } from "./containers/crun.ts";
 import { protectFromOomKiller } from "./containers/oom-score.ts";
 import { MuxStdioPort } from "./containers/stdio-port.ts";
+import { ContainerFiles } from "./files/container-files.ts";
+import { ContainerRoot } from "./files/container-root.ts";
 import { EventLog } from "./events.ts";
 import type { Guest } from "./guest.ts";
 import { setKernelSettings, startLoopback } from "./init/kernel-settings.ts";
@@ -61,7 +63,8 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   sandboxFiles.write();
   const crun = new Crun({ file: "crun", root: paths.crun });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
-  return { containers, storages, events, sandboxFiles, log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
+  const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));
+  return { containers, files, storages, events, sandboxFiles, log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
 }
 
 /** Calls on the control port, stdio on the data port, so that a flood of output never delays a kill. */

@@ -17,8 +17,9 @@ export const paths = {
 const idPattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 
 /** @throws RuntimeError `invalid_argument`. */
-export function requireId(kind: "container" | "exec", id: string): void {
+export function requireId(kind: "container" | "exec", id: string): string {
   if (!idPattern.test(id)) throw new RuntimeError("invalid_argument", `${kind} id "${id.slice(0, 140)}": must be 1 to 128 letters, digits, "_", "." or "-", and start with a letter or digit`);
+  return id;
 }
 
 /** An absolute path without `.`, `..`, empty parts or NUL. @throws RuntimeError `invalid_argument`. */

@@ -2,8 +2,8 @@ import { constants } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OwnerClient } from "../../host/control/owner-client.ts";
 import { exitCodes } from "../exit.ts";
-import { AttachClient, type AttachEnd } from "./attach-client.ts";
-import { defaultDetachKeys } from "./detach-keys.ts";
+import { AttachClient, type AttachEnd } from "../../host/control/attach-client.ts";
+import { DetachKeyFilter, defaultDetachKeys } from "./detach-keys.ts";
 
 /** A process of a sandbox, and how this program's streams are connected with it. */
 export interface SessionOptions {
@@ -41,11 +41,12 @@ export function requireTerminal(flags: { readonly tty: boolean; readonly interac
 export async function runSession(client: OwnerClient, options: SessionOptions): Promise<AttachEnd> {
   const { containerId, execId, terminal } = options;
   const raw = terminal && options.stdin && process.stdin.isTTY;
+  const keys = options.detachKeys ?? (terminal ? defaultDetachKeys : undefined);
   const attach = await AttachClient.open(client, { containerId, execId }, {
     stdin: options.stdin ? process.stdin : undefined,
     stdout: process.stdout,
     stderr: process.stderr,
-    detachKeys: options.detachKeys ?? (terminal ? defaultDetachKeys : undefined),
+    ...(keys !== undefined && { filter: new DetachKeyFilter(keys) }),
   });
   const undo: (() => void)[] = [];
   try {

@@ -1,5 +1,5 @@
 import { mkdir, rm, writeFile } from "node:fs/promises";
-import { RuntimeError } from "../../shared/base/errors.ts";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
 import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import type { CreateContainerRequest, Exit, ExecRequest, Stdio } from "../../shared/protocol/gen/casemate_pb.ts";
@@ -98,6 +98,11 @@ export class Containers {
     const process = this.process(containerId, execId);
     if (containerId !== "" && execId === "" && signal === SIGKILL && killCgroup(process.origin.cgroup)) return;
     process.signal(signal);
+  }
+
+  /** SIGKILL to an exec that has a cgroup of its own, and to everything it has started. One that has ended, with all it started, is no error. */
+  killTree(containerId: string, execId: string): void {
+    killCgroup(execCgroup(this.container(containerId), requireId("exec", execId)));
   }
 
   async wait(containerId: string, execId: string): Promise<Exit> {
@@ -209,13 +214,15 @@ export class Containers {
     const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
     const file = bundleFile(containerId, `exec-${execId}.json`);
     await writeFile(file, JSON.stringify(withContainerDefaults(process, container.spec)));
+    const cgroup = request.ownCgroup ? execCgroup(container, execId) : undefined;
     const origin = { containerId, execId, cgroup: container.cgroup, logFile: bundleFile(containerId, `exec-${execId}.log`) };
     const removeFiles = async (): Promise<void> => {
       for (const path of [file, origin.logFile, bundleFile(containerId, `exec-${execId}.pid`)]) await rm(path, { force: true });
     };
     try {
-      const started = await this.#startByCrun(origin, request.stdio, (files) => this.#context.crun.exec(containerId, file, files));
+      const started = await this.#startByCrun(origin, request.stdio, (files) => this.#context.crun.exec(containerId, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
       void started.ended.then(removeFiles); // rm with force fails only if the tmpfs does
+      if (cgroup !== undefined) void started.ended.then(() => removeIfEmpty(cgroup));
       return started;
     } catch (error) {
       await removeFiles();
@@ -261,6 +268,20 @@ export class Containers {
   #requireStatus(container: Container, operation: string, allowed: readonly Container["status"][]): void {
     if (allowed.includes(container.status) && !container.removing) return;
     throw new RuntimeError("failed_precondition", `${operation} container "${container.containerId}": it is ${container.removing ? "being removed" : container.status}, must be ${allowed.join(" or ")}`, { reason: "wrong_state" });
+  }
+}
+
+/** The cgroup of an exec that has one of its own. */
+function execCgroup(container: Container, execId: string): string {
+  return `${container.cgroup}/exec-${execId}`;
+}
+
+/** What an exec left running keeps its cgroup, which goes with the container. */
+function removeIfEmpty(cgroup: string): void {
+  try {
+    removeCgroup(cgroup);
+  } catch (error) {
+    if (!isErrnoException(error, "EBUSY")) throw error;
   }
 }
 

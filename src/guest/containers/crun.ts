@@ -46,10 +46,10 @@ export class Crun {
     return readPidFile(files.pidFile);
   }
 
-  /** Starts a further process from an OCI `process` object in a file. Returns its pid. */
-  async exec(containerId: string, processFile: string, files: StartFiles): Promise<number> {
+  /** Starts a further process from an OCI `process` object in a file, in a cgroup below the container's if one is named. Returns its pid. */
+  async exec(containerId: string, processFile: string, files: StartFiles & { readonly cgroup?: string | undefined }): Promise<number> {
     await this.#run(`exec in container "${containerId}"`, files.logFile, files.stdio, [
-      "exec", "--detach", "--process", processFile, ...startArgs(files), containerId,
+      "exec", "--detach", "--process", processFile, ...(files.cgroup === undefined ? [] : ["--cgroup", files.cgroup]), ...startArgs(files), containerId,
     ]);
     return readPidFile(files.pidFile);
   }

@@ -55,15 +55,34 @@ export class RootFolder implements Disposable {
   }
 
   #openAt(path: string, flags: number): number | undefined {
-    const how = Buffer.alloc(24);
-    how.writeBigUInt64LE(BigInt(flags), 0);
-    how.writeBigUInt64LE(BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), 16);
     try {
-      return call("long syscall(long, long, const char *, void *, long)", SYS_openat2, this.#fd, path, how, how.length);
+      return openBeneath(this.#fd, Buffer.from(path), flags);
     } catch (error) {
       const absent: number[] = [errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO];
       if (error instanceof SyscallError && absent.includes(error.errno)) return undefined;
       throw RuntimeError.wrap(error, `open "${path}" of the image`);
+    }
+  }
+}
+
+/** How often a resolution is tried again that a rename in the folder crossed (openat2(2), EAGAIN). */
+const crossedTries = 16;
+
+/**
+ * Opens a path beneath a folder: links in it, absolute ones and ".." too, end beneath the folder.
+ * @throws SyscallError.
+ */
+export function openBeneath(rootFd: number, path: Uint8Array, flags: number, mode = 0): number {
+  const how = Buffer.alloc(24);
+  how.writeBigUInt64LE(BigInt(flags), 0);
+  how.writeBigUInt64LE(BigInt(mode), 8);
+  how.writeBigUInt64LE(BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), 16);
+  const terminated = Buffer.concat([path, Buffer.alloc(1)]);
+  for (let tries = 1; ; tries++) {
+    try {
+      return call("long syscall(long, long, const void *, void *, long)", SYS_openat2, rootFd, terminated, how, how.length);
+    } catch (error) {
+      if (!(error instanceof SyscallError && error.errno === errno.EAGAIN) || tries >= crossedTries) throw error;
     }
   }
 }

@@ -23,10 +23,11 @@ const defaultRemoveTimeoutMs = 60_000;
 
 /** grpc.AgentService, the part of Kata's agent protocol that our host uses (proto/agent/agent.proto). */
 export function agentService(guest: Guest): ServiceImplementation<typeof AgentService> {
-  const { containers, storages, events, sandboxFiles } = guest;
+  const { containers, files, storages, events, sandboxFiles } = guest;
   return {
     startContainer: async ({ containerId }) => { await containers.start(containerId); return {}; },
     removeContainer: async ({ containerId, timeout }) => {
+      await files.closeAll(containerId);
       // The work goes on behind a caller whose time is over.
       await orAbandon(containers.remove(containerId), `remove container "${containerId}"`, { timeoutMs: timeout === 0 ? defaultRemoveTimeoutMs : timeout * 1000 });
       return {};

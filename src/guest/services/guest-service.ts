@@ -22,7 +22,7 @@ const hostnamePattern = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
 
 /** casemate.v1.Guest (proto/casemate.proto, docs/protocol.md). */
 export function guestService(guest: Guest): ServiceImplementation<typeof GuestDescriptor> {
-  const { containers, storages, events, sandboxFiles } = guest;
+  const { containers, files, storages, events, sandboxFiles } = guest;
   return {
     hello: () => ({
       protocolVersion: guestProtocolVersion, agentVersion, kernelRelease: release(),
@@ -60,6 +60,9 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
       await guest.modulesLoaded;
       return refresh(guest, request);
     },
+    killTree: ({ containerId, execId }) => { containers.killTree(containerId, execId); return {}; },
+    file: (request) => files.perform(request),
+    watchFile: (request, { signal }) => files.watch(request, signal),
     powerOff: async ({ graceMs }) => {
       await endEverything(guest, graceMs);
       setTimeout(powerOffNow, answerGraceMs);

@@ -36,6 +36,7 @@ const tools: readonly Tool[] = [
   { programs: ["iptables"], debianPackage: "iptables", purpose: "keeps sandboxes off the host's loopback", versionArguments: ["--version"], optional: true },
   { programs: ["crun"], debianPackage: "crun", purpose: "runs containers in the guest", versionArguments: ["--version"] },
   { programs: ["busybox"], debianPackage: "busybox-static", purpose: "starts the guest", versionArguments: ["--help"] },
+  { programs: ["tini-static"], debianPackage: "tini", purpose: "the first process of sandboxes, and of run --init", versionArguments: ["--version"] },
   { programs: ["ip"], debianPackage: "iproute2", purpose: "sets up the guest's network", versionArguments: ["-V"] },
   { programs: ["sqfstar"], debianPackage: "squashfs-tools", purpose: "makes root file systems of images", versionArguments: ["-version"] },
   { programs: ["mkfs.erofs"], debianPackage: "erofs-utils", purpose: "makes the guest image", versionArguments: ["--version"] },

@@ -28,6 +28,8 @@ export interface ContainerOptions {
   readonly stopSignal?: string;
   readonly stopTimeoutMs?: number;
   readonly coldBoot?: boolean;
+  /** `init`: a first process that collects orphans. `idle`: one that does nothing, instead of the command. */
+  readonly init?: "init" | "idle";
 }
 
 /** Least memory a container can be given: docker's limit. */

@@ -41,7 +41,7 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
   // docker: an entrypoint of the caller's own drops the image's command.
   const entrypoint = options.entrypoint === undefined ? config.entrypoint : options.entrypoint === "" ? [] : [options.entrypoint];
   const command = options.command.length > 0 || options.entrypoint !== undefined ? options.command : config.cmd;
-  if (entrypoint.length + command.length === 0) throw new RuntimeError("invalid_argument", `image "${options.image}" names no command`, { reason: "no_command", hint: "give a command after the image" });
+  if (entrypoint.length + command.length === 0 && options.init !== "idle") throw new RuntimeError("invalid_argument", `image "${options.image}" names no command`, { reason: "no_command", hint: "give a command after the image" });
   const network = options.network ?? "user";
   const ports = [...options.ports ?? [], ...(options.publishAll ? publishExposed(config.exposedPorts) : [])];
   if (network === "none" && ports.length > 0) throw new RuntimeError("invalid_argument", "ports cannot be published with --network none", { reason: "no_network", hint: "leave out --network none or -p" });
@@ -75,5 +75,6 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
     stopTimeoutMs: options.stopTimeoutMs ?? defaultStopTimeoutMs,
     labels: { ...config.labels, ...options.labels },
     coldBoot: options.coldBoot ?? false,
+    ...(options.init !== undefined && { init: options.init }),
   };
 }

@@ -36,8 +36,14 @@ export interface StdioPlan {
   readonly terminalSize?: { readonly rows: number; readonly columns: number };
 }
 
+/** Options of {@link prepareContainer}. */
+export interface PrepareOptions extends WaitOptions {
+  /** Called when the sandbox is up, before the container is made in it. */
+  readonly onConnected?: (client: OwnerClient) => Promise<void>;
+}
+
 /** Boots a sandbox for the container and makes the container in it. Its process waits for `task.start`. */
-export async function prepareContainer(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, options: WaitOptions): Promise<PreparedContainer> {
+export async function prepareContainer(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, options: PrepareOptions): Promise<PreparedContainer> {
   const { folders } = setup;
   const status = readPresentStatus(new ContainerStore(folders), record);
   if (status.status === "running" || status.status === "paused") throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
@@ -50,6 +56,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const [warnings] = await Promise.all([startOwner(sandboxConfig(record, setup), remaining()), ensureWritableLayer(folders, disk)]);
   const client = await connectOwner(folders, record.sandboxId);
   try {
+    await options.onConnected?.(client);
     await client.task.create({
       id: record.containerId,
       bundle: containerPaths(folders, record.containerId).folder,
@@ -64,6 +71,8 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
         autoRemove: record.autoRemove,
         lastOneOut: true,
         guestEtcFiles: true,
+        init: record.init === "init",
+        idle: record.init === "idle",
       })),
     }, remaining());
     return { client, warnings };

@@ -3,7 +3,7 @@
 import { closeSync, existsSync, fstatSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { RuntimeError, codeOf, describeError } from "../../shared/base/errors.ts";
+import { RuntimeError, codeOf, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { peerCredentials } from "../../shared/linux/peer-credentials.ts";
@@ -49,7 +49,8 @@ async function main(folder: string): Promise<void> {
     const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: startTimeoutMs, signal: giveUp.signal });
     starting.resolve(sandbox);
     for (const warning of sandbox.warnings) log.warn(warning);
-    announce({ ready: true, warnings: sandbox.warnings });
+    // Whoever started us was killed while the sandbox came up: nobody knows of it.
+    if (announce({ ready: true, warnings: sandbox.warnings }) === "unheard") void owner.finish(0);
     await owner.finished;
   } catch (error) {
     starting.reject(error);
@@ -83,15 +84,15 @@ function serve(owner: Owner, socketPath: string): { close(): void } {
   return { close: () => { server.close(); } };
 }
 
-/** Tells the process that started the owner how it went; nobody may be listening. */
-function announce(line: object): void {
+/** Tells the process that started the owner how it went. A restarted owner has nobody to tell; `unheard`: whoever there was has gone. */
+function announce(line: object): "told" | "unheard" | "nobody" {
   try {
-    if (fstatSync(readyFd).isFIFO() || fstatSync(readyFd).isSocket()) {
-      writeSync(readyFd, JSON.stringify(line) + "\n");
-      closeSync(readyFd);
-    }
-  } catch {
-    // No descriptor 3 (a restart by the supervisor), or its reader has gone.
+    if (!fstatSync(readyFd).isFIFO() && !fstatSync(readyFd).isSocket()) return "nobody";
+    writeSync(readyFd, JSON.stringify(line) + "\n");
+    closeSync(readyFd);
+    return "told";
+  } catch (error) {
+    return isErrnoException(error, "EPIPE") ? "unheard" : "nobody"; // EBADF: started again by the supervisor
   }
 }
 

@@ -70,6 +70,30 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
       await sandbox.startExec("", request.execId, { timeoutMs: guestCallTimeoutMs });
       return {};
     },
+    async *lease(inputs) {
+      const released = owner.keeping.hold(inputs);
+      yield {};
+      await released;
+    },
+    limit({ totalMs, idleMs }) {
+      owner.keeping.limit({ totalMs: Number(totalMs), idleMs: Number(idleMs) });
+      return {};
+    },
+    async file(request) {
+      const sandbox = await owner.ready();
+      sandbox.container(request.containerId).require("file");
+      const used = owner.keeping.use();
+      try {
+        return await sandbox.agent.guest.file(request, { timeoutMs: guestCallTimeoutMs });
+      } finally {
+        used();
+      }
+    },
+    async *watchFile(request, { signal }) {
+      const sandbox = await owner.ready();
+      sandbox.container(request.containerId).require("file");
+      yield* sandbox.agent.guest.watchFile(request, { signal });
+    },
   };
 }
 

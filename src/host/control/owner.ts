@@ -12,6 +12,7 @@ import { ContainerLogWriter } from "../store/container-log.ts";
 import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
 import { readBootId } from "../store/host-facts.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
+import { Keeping } from "./keeping.ts";
 
 /** Time clients get to read the end of the last container before the owner goes. */
 const lingerMs = 2_000;
@@ -33,7 +34,14 @@ interface Backing {
 export class Owner {
   readonly log: Logger;
   readonly events = new EventBroadcast<SandboxEvent & { readonly unixNanos: bigint }>();
+  /** Leases and time limits. */
+  readonly keeping = new Keeping((why) => {
+    this.log.info("sandbox ended", { why });
+    void this.finish(0);
+  });
   readonly #backings = new Map<string, Backing>();
+  /** Ends the use of a running exec, by container and exec id. */
+  readonly #execUses = new Map<string, () => void>();
   readonly #starting: Promise<Sandbox>;
   readonly #store: ContainerStore;
   readonly #finished = Promise.withResolvers<void>();
@@ -77,8 +85,19 @@ export class Owner {
   readonly onEvent = (event: SandboxEvent): void => {
     this.events.publish({ ...event, unixNanos: BigInt(Date.now()) * 1_000_000n });
     if (event.action === "die") this.#containerEnded(event.containerId);
+    this.#countExecs(event);
     this.#considerIdle();
   };
+
+  /** A sandbox in which an exec runs is in use. */
+  #countExecs({ action, containerId, execId }: SandboxEvent): void {
+    const key = `${containerId}/${execId}`;
+    if (action === "exec_start") this.#execUses.set(key, this.keeping.use());
+    if (action === "exec_die") {
+      this.#execUses.get(key)?.();
+      this.#execUses.delete(key);
+    }
+  }
 
   /** Writes the end of a container into its folder, before anybody is told of it. */
   readonly recordEnd = (container: Container, end: ProcessEnd): void => {
@@ -99,6 +118,7 @@ export class Owner {
         user: options.user,
         createCwd: options.createCwd,
         guestEtcFiles: options.guestEtcFiles,
+        init: options.idle ? "idle" : options.init ? "init" : "none",
         io: { terminal, stdin: options.stdin, log, holdOutput: options.holdOutput },
         terminalSize: options.terminalSize,
       }, { timeoutMs });

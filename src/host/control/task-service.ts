@@ -55,6 +55,7 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
         io: { terminal: request.terminal, stdin: spec.stdin, log: undefined, holdOutput: spec.holdOutput },
         terminalSize: spec.terminalSize,
         autoRemove: spec.autoRemove,
+        ownCgroup: spec.ownCgroup,
       });
       return {};
     },

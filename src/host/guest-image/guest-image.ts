@@ -81,7 +81,7 @@ export function verifyGuestImage(image: GuestImage): void {
 /** What the image depends on, by size and time of change. */
 function fingerprint(kernel: UnpackedKernel): string {
   const root = packageRoot();
-  const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), process.execPath, ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox"].map(findProgram)];
+  const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), process.execPath, ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox", "tini-static"].map(findProgram)];
   const facts = inputs.map((path) => {
     const { size, mtimeMs } = statSync(path);
     return `${path} ${size} ${mtimeMs}`;

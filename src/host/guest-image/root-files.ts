@@ -41,6 +41,7 @@ export async function collectRootFiles(): Promise<RootFile[]> {
     koffi,
     { target: "/usr/lib/casemate/agent.js", source: agent, mode: 0o644 },
     { target: "/usr/bin/busybox", source: findProgram("busybox"), mode: 0o755 },
+    { target: "/usr/bin/tini-static", source: findProgram("tini-static"), mode: 0o755 },
     ...libraries,
   ];
 }

@@ -9,6 +9,7 @@ const states: readonly ContainerState[] = ["creating", "created", "running", "pa
 const allowed: Readonly<Record<ContainerOperation, string>> = {
   start: "-x---",
   exec: "--x--",
+  file: "-xxx-",
   kill: "-xxx-",
   pause: "--x--",
   resume: "---x-",

@@ -16,6 +16,7 @@ const moves: Readonly<Record<ContainerState, readonly ContainerState[]>> = {
 const allowedStates = {
   start: ["created"],
   exec: ["running"],
+  file: ["created", "running", "paused"],
   kill: ["created", "running", "paused"],
   pause: ["running"],
   resume: ["paused"],

@@ -7,7 +7,7 @@ import { nextState, requireState, type ContainerOperation, type ContainerState }
 import type { DiskPool, HeldDisk } from "../device/disk-pool.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { SandboxShares } from "./drivers.ts";
-import { guestPaths, hostMounts, toGuestSpec } from "./guest-spec.ts";
+import { guestPaths, hostMounts, toGuestSpec, type InitKind } from "./guest-spec.ts";
 import { GuestProcess } from "./process.ts";
 import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
 import type { Steps } from "./steps.ts";
@@ -30,6 +30,8 @@ export interface ContainerRequest {
   readonly user: string;
   readonly createCwd: boolean;
   readonly guestEtcFiles: boolean;
+  /** A first process of ours before the spec's, or instead of it; default: none. */
+  readonly init?: InitKind;
   readonly io: ProcessIoOptions;
   readonly terminalSize: { readonly rows: number; readonly columns: number } | undefined;
 }
@@ -73,7 +75,7 @@ export class Container {
       undo.add("stdio", () => io.close());
       const init = new GuestProcess({ containerId: request.containerId, execId: "", terminal: request.io.terminal }, io);
       const { storages, rootPath } = rootStorages(request.containerId, disks, rootShare);
-      const spec = toGuestSpec(request.spec, { rootPath, guestSources: sources, etcFiles: request.guestEtcFiles });
+      const spec = toGuestSpec(request.spec, { rootPath, guestSources: sources, etcFiles: request.guestEtcFiles, init: request.init ?? "none" });
       const { pid } = await steps.run("create container in the guest", () => context.connection.guest.createContainer({
         containerId: request.containerId,
         specJson: Buffer.from(JSON.stringify(spec)),

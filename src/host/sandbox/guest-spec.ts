@@ -16,6 +16,13 @@ export const guestPaths = {
   sandboxFiles: "/run/casemate/sandbox",
 } as const;
 
+/** `init`: docker's tini starts the spec's process. `idle`: it starts one that does nothing, instead of the spec's. */
+export type InitKind = "none" | "init" | "idle";
+
+/** Where a container sees programs of the guest: below /dev, which is a tmpfs, so that no image is changed. */
+const initPath = "/dev/casemate/init", idlePath = "/dev/casemate/sleep";
+const programMount = (destination: string, source: string): OciMount => ({ destination, type: "bind", source, options: ["bind", "rprivate", "ro", "nosuid"] });
+
 /** Files the agent writes for the sandbox, which containers see in /etc as docker's do. */
 const etcFiles = ["hosts", "hostname", "resolv.conf"] as const;
 
@@ -33,6 +40,7 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
   readonly rootPath: string;
   readonly guestSources: ReadonlyMap<OciMount, string>;
   readonly etcFiles: boolean;
+  readonly init: InitKind;
 }): RunnableSpec {
   const mounts = (spec.mounts ?? []).map((mount) => {
     const source = guest.guestSources.get(mount);
@@ -42,11 +50,23 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
   const namespaces = (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "network" && type !== "time").map(({ type }) => ({ type }));
   return {
     ...spec,
+    process: withInit(spec.process, guest.init),
     root: { ...spec.root, path: guest.rootPath },
     // Before the user's own mounts, so that a volume on /etc/hosts wins.
-    mounts: [...missing.map((name): OciMount => ({ destination: `/etc/${name}`, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", "rw"] })), ...mounts],
+    mounts: [...missing.map((name): OciMount => ({ destination: `/etc/${name}`, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", "rw"] })), ...mounts, ...initMounts(guest.init)],
     linux: { ...spec.linux, namespaces },
   };
+}
+
+function withInit(process: RunnableSpec["process"], init: InitKind): RunnableSpec["process"] {
+  if (init === "none") return process;
+  return { ...process, args: [initPath, "--", ...(init === "idle" ? [idlePath, "infinity"] : process.args)] };
+}
+
+/** After /dev itself is mounted. busybox decides by the name it is called by what it does. */
+function initMounts(init: InitKind): OciMount[] {
+  if (init === "none") return [];
+  return [programMount(initPath, "/usr/bin/tini-static"), ...(init === "idle" ? [programMount(idlePath, "/usr/bin/busybox")] : [])];
 }
 
 function isHostMount(mount: OciMount): boolean {

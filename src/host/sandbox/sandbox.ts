@@ -28,6 +28,8 @@ const deathNoticeMs = 1_000;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
 const lostExitStatus = 137;
 
+const SIGKILL = 9;
+
 /** Something that happened in a sandbox. */
 export interface SandboxEvent {
   readonly action: "create" | "start" | "die" | "oom" | "pause" | "unpause" | "exec_create" | "exec_start" | "exec_die" | "destroy";
@@ -58,6 +60,8 @@ export interface ExecRequest {
   readonly terminalSize: { readonly rows: number; readonly columns: number } | undefined;
   /** Forget the process when it has ended; otherwise {@link Sandbox.deleteExec} does. */
   readonly autoRemove: boolean;
+  /** Give the process a cgroup of its own, so that `kill` can reach all it starts. */
+  readonly ownCgroup?: boolean;
 }
 
 interface Parts {
@@ -216,6 +220,7 @@ export class Sandbox {
         processJson: Buffer.from(JSON.stringify(request.process)),
         stdio: { streamId, terminal: request.io.terminal, stdin: request.io.stdin, ...(request.terminalSize && { terminalSize: { ...request.terminalSize } }) },
         user: request.user,
+        ownCgroup: request.ownCgroup,
       }, options);
       process.created(pid);
       process.running();
@@ -227,10 +232,14 @@ export class Sandbox {
     }
   }
 
-  /** Sends a signal to a process; `all`: to every process of the container. */
+  /** Sends a signal to a process; `all`: to every process of the container, or SIGKILL to an exec with a cgroup of its own and all it has started. */
   async kill(containerId: string, execId: string, signal: number, all: boolean, options: WaitOptions): Promise<void> {
     const process = this.process(containerId, execId);
     process.requireRunning(`send signal ${signal}`);
+    if (all && containerId !== "" && execId !== "" && signal === SIGKILL) {
+      await this.#connection.guest.killTree({ containerId, execId }, options);
+      return;
+    }
     await this.#connection.agent.signalProcess({ containerId, execId: all ? "" : execId, signal }, options);
   }
 

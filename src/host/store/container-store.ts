@@ -73,6 +73,8 @@ export interface ContainerRecord {
   readonly labels: Readonly<Record<string, string>>;
   /** Boot cold instead of from a template. */
   readonly coldBoot: boolean;
+  /** A first process of ours (docker's --init), or one that does nothing instead of the image's; undefined: neither. */
+  readonly init?: "init" | "idle" | undefined;
 }
 
 /** docker's words for where a container is in its life. */

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file casemate.proto.
  */
 export const file_casemate: GenFile = /*@__PURE__*/
-  fileDesc("Cg5jYXNlbWF0ZS5wcm90bxILY2FzZW1hdGUudjEiKAoMSGVsbG9SZXF1ZXN0EhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0ivwEKDUhlbGxvUmVzcG9uc2USGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKc2FuZGJveF9pZBgFIAEoCRIbChNsYXN0X2V2ZW50X3NlcXVlbmNlGAYgASgEEiMKG2Fja25vd2xlZGdlZF9ldmVudF9zZXF1ZW5jZRgHIAEoBCItCgxUZXJtaW5hbFNpemUSDAoEcm93cxgBIAEoDRIPCgdjb2x1bW5zGAIgASgNIm0KBVN0ZGlvEhEKCXN0cmVhbV9pZBgBIAEoDRIQCgh0ZXJtaW5hbBgCIAEoCBIwCg10ZXJtaW5hbF9zaXplGAMgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEg0KBXN0ZGluGAQgASgIIqcBChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIRCglzcGVjX2pzb24YAiABKAwSHwoIc3RvcmFnZXMYAyADKAsyDS5ncnBjLlN0b3JhZ2USIQoFc3RkaW8YBCABKAsyEi5jYXNlbWF0ZS52MS5TdGRpbxIMCgR1c2VyGAUgASgJEhIKCmNyZWF0ZV9jd2QYBiABKAgiewoLRXhlY1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSFAoMcHJvY2Vzc19qc29uGAMgASgMEiEKBXN0ZGlvGAQgASgLMhIuY2FzZW1hdGUudjEuU3RkaW8SDAoEdXNlchgFIAEoCSIdCg5Qcm9jZXNzU3RhcnRlZBILCgNwaWQYASABKA0iJwoNRXZlbnRzUmVxdWVzdBIWCg5hZnRlcl9zZXF1ZW5jZRgBIAEoBCJlCgVFdmVudBIQCghzZXF1ZW5jZRgBIAEoBBIhCgRleGl0GAIgASgLMhEuY2FzZW1hdGUudjEuRXhpdEgAEh8KA29vbRgDIAEoCzIQLmNhc2VtYXRlLnYxLk9vbUgAQgYKBGtpbmQisAEKBEV4aXQSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSEwoLZXhpdF9zdGF0dXMYAyABKA0SDgoGc2lnbmFsGAQgASgNEhwKFGV4aXRlZF9hdF91bml4X25hbm9zGAUgASgDEhQKDHN0ZG91dF9ieXRlcxgGIAEoBBIUCgxzdGRlcnJfYnl0ZXMYByABKAQSEgoKb29tX2tpbGxlZBgIIAEoCCIuCgNPb20SFAoMY29udGFpbmVyX2lkGAEgASgJEhEKCW9vbV9raWxscxgCIAEoBCIyChhBY2tub3dsZWRnZUV2ZW50c1JlcXVlc3QSFgoOdXBfdG9fc2VxdWVuY2UYASABKAQiLAoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIkUKFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIsCglwcm9jZXNzZXMYASADKAsyGS5jYXNlbWF0ZS52MS5HdWVzdFByb2Nlc3MirQEKDEd1ZXN0UHJvY2VzcxIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNwaWQYAyABKA0SDgoGc3RhdHVzGAQgASgJEhEKCXN0cmVhbV9pZBgFIAEoDRITCgtjZ3JvdXBfcGlkcxgGIAMoDRIfCgRleGl0GAcgASgLMhEuY2FzZW1hdGUudjEuRXhpdBIQCgh0ZXJtaW5hbBgIIAEoCCI1ChJBZGRTdG9yYWdlc1JlcXVlc3QSHwoIc3RvcmFnZXMYASADKAsyDS5ncnBjLlN0b3JhZ2UiLQoVUmVtb3ZlU3RvcmFnZXNSZXF1ZXN0EhQKDG1vdW50X3BvaW50cxgBIAMoCSJvCg5SZWZyZXNoUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhAKCGhvc3RuYW1lGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkSDwoHZW50cm9weRgEIAEoDBISCgp1bml4X25hbm9zGAUgASgDIiUKD1JlZnJlc2hSZXNwb25zZRISCgp1bml4X25hbm9zGAEgASgDIiMKD1Bvd2VyT2ZmUmVxdWVzdBIQCghncmFjZV9tcxgBIAEoDSIrCgtFcnJvclJlYXNvbhIOCgZyZWFzb24YASABKAkSDAoEaGludBgCIAEoCSL1AQoNQ3JlYXRlT3B0aW9ucxIMCgR1c2VyGAEgASgJEhIKCmNyZWF0ZV9jd2QYAiABKAgSDQoFc3RkaW4YAyABKAgSMAoNdGVybWluYWxfc2l6ZRgEIAEoCzIZLmNhc2VtYXRlLnYxLlRlcm1pbmFsU2l6ZRIYChBjb250YWluZXJfZm9sZGVyGAUgASgJEg4KBm5vX2xvZxgIIAEoCBIXCg9ndWVzdF9ldGNfZmlsZXMYCSABKAgSEwoLaG9sZF9vdXRwdXQYCiABKAgSEwoLYXV0b19yZW1vdmUYBiABKAgSFAoMbGFzdF9vbmVfb3V0GAcgASgIIpkBCghFeGVjU3BlYxIUCgxwcm9jZXNzX2pzb24YASABKAwSDAoEdXNlchgCIAEoCRINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhMKC2hvbGRfb3V0cHV0GAUgASgIEhMKC2F1dG9fcmVtb3ZlGAYgASgIIlcKDUV4ZWNWbVJlcXVlc3QSDwoHZXhlY19pZBgBIAEoCRIQCgh0ZXJtaW5hbBgCIAEoCBIjCgRzcGVjGAMgASgLMhUuY2FzZW1hdGUudjEuRXhlY1NwZWMi6gEKC0F0dGFjaElucHV0EicKBG9wZW4YASABKAsyFy5jYXNlbWF0ZS52MS5BdHRhY2hPcGVuSAASKQoFc3RkaW4YAiABKAsyGC5jYXNlbWF0ZS52MS5TdHJlYW1CeXRlc0gAEisKCXN0ZGluX2VuZBgDIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUVuZEgAEiUKA2FjaxgEIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUFja0gAEisKBnJlc2l6ZRgFIAEoCzIZLmNhc2VtYXRlLnYxLlRlcm1pbmFsU2l6ZUgAQgYKBGtpbmQiUgoKQXR0YWNoT3BlbhIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRINCgVzdGRpbhgDIAEoCBIOCgZvdXRwdXQYBCABKAgiOAoLU3RyZWFtQnl0ZXMSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEEg0KBWJ5dGVzGAMgASgMIicKCVN0cmVhbUVuZBIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQiJwoJU3RyZWFtQWNrEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBCLxAQoMQXR0YWNoT3V0cHV0EigKBm9wZW5lZBgBIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eUgAEioKBm91dHB1dBgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASLAoKb3V0cHV0X2VuZBgDIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUVuZEgAEisKCXN0ZGluX2FjaxgEIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUFja0gAEigKBGV4aXQYBSABKAsyGC5jYXNlbWF0ZS52MS5Qcm9jZXNzRXhpdEgAQgYKBGtpbmQiZAoLUHJvY2Vzc0V4aXQSEwoLZXhpdF9zdGF0dXMYASABKA0SHAoUZXhpdGVkX2F0X3VuaXhfbmFub3MYAiABKAMSEgoKb29tX2tpbGxlZBgDIAEoCBIOCgZyZWFzb24YBCABKAkiJgoOSW5zcGVjdFJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIoUCCg9JbnNwZWN0UmVzcG9uc2USEgoKc2FuZGJveF9pZBgBIAEoCRIRCglvd25lcl9waWQYAiABKA0SDwoHdm1tX3BpZBgDIAEoDRITCgthY2NlbGVyYXRvchgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQSEgoKdmNwdV9jb3VudBgGIAEoDRISCgpzdGFydGVkX2J5GAcgASgJEg0KBXN0YXRlGAggASgJEjEKCmNvbnRhaW5lcnMYCSADKAsyHS5jYXNlbWF0ZS52MS5Db250YWluZXJTdW1tYXJ5EhQKDGd1ZXN0X2tlcm5lbBgKIAEoCRIPCgdib290X21zGAsgASgEInEKEENvbnRhaW5lclN1bW1hcnkSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBnN0YXR1cxgCIAEoCRIRCglndWVzdF9waWQYAyABKA0SEAoIZXhlY19pZHMYBCADKAkSEgoKaXBfYWRkcmVzcxgFIAEoCSIUChJPd25lckV2ZW50c1JlcXVlc3QixwEKCk93bmVyRXZlbnQSEgoKdW5peF9uYW5vcxgBIAEoAxIOCgZhY3Rpb24YAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEg8KB2V4ZWNfaWQYBCABKAkSOwoKYXR0cmlidXRlcxgFIAMoCzInLmNhc2VtYXRlLnYxLk93bmVyRXZlbnQuQXR0cmlidXRlc0VudHJ5GjEKD0F0dHJpYnV0ZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiEKC1N0b3BSZXF1ZXN0EhIKCnRpbWVvdXRfbXMYASABKA0y4QUKBUd1ZXN0Ej4KBUhlbGxvEhkuY2FzZW1hdGUudjEuSGVsbG9SZXF1ZXN0GhouY2FzZW1hdGUudjEuSGVsbG9SZXNwb25zZRJTCg9DcmVhdGVDb250YWluZXISIy5jYXNlbWF0ZS52MS5DcmVhdGVDb250YWluZXJSZXF1ZXN0GhsuY2FzZW1hdGUudjEuUHJvY2Vzc1N0YXJ0ZWQSPQoERXhlYxIYLmNhc2VtYXRlLnYxLkV4ZWNSZXF1ZXN0GhsuY2FzZW1hdGUudjEuUHJvY2Vzc1N0YXJ0ZWQSOgoGRXZlbnRzEhouY2FzZW1hdGUudjEuRXZlbnRzUmVxdWVzdBoSLmNhc2VtYXRlLnYxLkV2ZW50MAESUgoRQWNrbm93bGVkZ2VFdmVudHMSJS5jYXNlbWF0ZS52MS5BY2tub3dsZWRnZUV2ZW50c1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSVgoNTGlzdFByb2Nlc3NlcxIhLmNhc2VtYXRlLnYxLkxpc3RQcm9jZXNzZXNSZXF1ZXN0GiIuY2FzZW1hdGUudjEuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEkYKC0FkZFN0b3JhZ2VzEh8uY2FzZW1hdGUudjEuQWRkU3RvcmFnZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkwKDlJlbW92ZVN0b3JhZ2VzEiIuY2FzZW1hdGUudjEuUmVtb3ZlU3RvcmFnZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkQKB1JlZnJlc2gSGy5jYXNlbWF0ZS52MS5SZWZyZXNoUmVxdWVzdBocLmNhc2VtYXRlLnYxLlJlZnJlc2hSZXNwb25zZRJACghQb3dlck9mZhIcLmNhc2VtYXRlLnYxLlBvd2VyT2ZmUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eTLOAgoFT3duZXISQQoGQXR0YWNoEhguY2FzZW1hdGUudjEuQXR0YWNoSW5wdXQaGS5jYXNlbWF0ZS52MS5BdHRhY2hPdXRwdXQoATABEkQKB0luc3BlY3QSGy5jYXNlbWF0ZS52MS5JbnNwZWN0UmVxdWVzdBocLmNhc2VtYXRlLnYxLkluc3BlY3RSZXNwb25zZRJECgZFdmVudHMSHy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50c1JlcXVlc3QaFy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50MAESOAoEU3RvcBIYLmNhc2VtYXRlLnYxLlN0b3BSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EjwKBkV4ZWNWbRIaLmNhc2VtYXRlLnYxLkV4ZWNWbVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHliBnByb3RvMw", [file_agent_agent, file_google_protobuf_empty]);
+  fileDesc("Cg5jYXNlbWF0ZS5wcm90bxILY2FzZW1hdGUudjEiKAoMSGVsbG9SZXF1ZXN0EhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0ivwEKDUhlbGxvUmVzcG9uc2USGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKc2FuZGJveF9pZBgFIAEoCRIbChNsYXN0X2V2ZW50X3NlcXVlbmNlGAYgASgEEiMKG2Fja25vd2xlZGdlZF9ldmVudF9zZXF1ZW5jZRgHIAEoBCItCgxUZXJtaW5hbFNpemUSDAoEcm93cxgBIAEoDRIPCgdjb2x1bW5zGAIgASgNIm0KBVN0ZGlvEhEKCXN0cmVhbV9pZBgBIAEoDRIQCgh0ZXJtaW5hbBgCIAEoCBIwCg10ZXJtaW5hbF9zaXplGAMgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEg0KBXN0ZGluGAQgASgIIqcBChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIRCglzcGVjX2pzb24YAiABKAwSHwoIc3RvcmFnZXMYAyADKAsyDS5ncnBjLlN0b3JhZ2USIQoFc3RkaW8YBCABKAsyEi5jYXNlbWF0ZS52MS5TdGRpbxIMCgR1c2VyGAUgASgJEhIKCmNyZWF0ZV9jd2QYBiABKAgijwEKC0V4ZWNSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhQKDHByb2Nlc3NfanNvbhgDIAEoDBIhCgVzdGRpbxgEIAEoCzISLmNhc2VtYXRlLnYxLlN0ZGlvEgwKBHVzZXIYBSABKAkSEgoKb3duX2Nncm91cBgGIAEoCCIdCg5Qcm9jZXNzU3RhcnRlZBILCgNwaWQYASABKA0iJwoNRXZlbnRzUmVxdWVzdBIWCg5hZnRlcl9zZXF1ZW5jZRgBIAEoBCJlCgVFdmVudBIQCghzZXF1ZW5jZRgBIAEoBBIhCgRleGl0GAIgASgLMhEuY2FzZW1hdGUudjEuRXhpdEgAEh8KA29vbRgDIAEoCzIQLmNhc2VtYXRlLnYxLk9vbUgAQgYKBGtpbmQisAEKBEV4aXQSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSEwoLZXhpdF9zdGF0dXMYAyABKA0SDgoGc2lnbmFsGAQgASgNEhwKFGV4aXRlZF9hdF91bml4X25hbm9zGAUgASgDEhQKDHN0ZG91dF9ieXRlcxgGIAEoBBIUCgxzdGRlcnJfYnl0ZXMYByABKAQSEgoKb29tX2tpbGxlZBgIIAEoCCIuCgNPb20SFAoMY29udGFpbmVyX2lkGAEgASgJEhEKCW9vbV9raWxscxgCIAEoBCIyChhBY2tub3dsZWRnZUV2ZW50c1JlcXVlc3QSFgoOdXBfdG9fc2VxdWVuY2UYASABKAQiLAoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIkUKFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIsCglwcm9jZXNzZXMYASADKAsyGS5jYXNlbWF0ZS52MS5HdWVzdFByb2Nlc3MirQEKDEd1ZXN0UHJvY2VzcxIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNwaWQYAyABKA0SDgoGc3RhdHVzGAQgASgJEhEKCXN0cmVhbV9pZBgFIAEoDRITCgtjZ3JvdXBfcGlkcxgGIAMoDRIfCgRleGl0GAcgASgLMhEuY2FzZW1hdGUudjEuRXhpdBIQCgh0ZXJtaW5hbBgIIAEoCCI1ChJBZGRTdG9yYWdlc1JlcXVlc3QSHwoIc3RvcmFnZXMYASADKAsyDS5ncnBjLlN0b3JhZ2UiLQoVUmVtb3ZlU3RvcmFnZXNSZXF1ZXN0EhQKDG1vdW50X3BvaW50cxgBIAMoCSJvCg5SZWZyZXNoUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhAKCGhvc3RuYW1lGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkSDwoHZW50cm9weRgEIAEoDBISCgp1bml4X25hbm9zGAUgASgDIiUKD1JlZnJlc2hSZXNwb25zZRISCgp1bml4X25hbm9zGAEgASgDIiMKD1Bvd2VyT2ZmUmVxdWVzdBIQCghncmFjZV9tcxgBIAEoDSI4Cg9LaWxsVHJlZVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkipAQKC0ZpbGVSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIMCgRwYXRoGAIgASgMEiwKBHN0YXQYAyABKAsyHC5jYXNlbWF0ZS52MS5GaWxlU3RhdFJlcXVlc3RIABInCgRsaXN0GAQgASgLMhcuY2FzZW1hdGUudjEuTGlzdEZvbGRlckgAEi4KC21ha2VfZm9sZGVyGAUgASgLMhcuY2FzZW1hdGUudjEuTWFrZUZvbGRlckgAEikKBnJlbmFtZRgGIAEoCzIXLmNhc2VtYXRlLnYxLlJlbmFtZUZpbGVIABIpCgZyZW1vdmUYByABKAsyFy5jYXNlbWF0ZS52MS5SZW1vdmVGaWxlSAASMAoMbWFrZV9zeW1saW5rGAggASgLMhguY2FzZW1hdGUudjEuTWFrZVN5bWxpbmtIABI1Cg5zZXRfYXR0cmlidXRlcxgJIAEoCzIbLmNhc2VtYXRlLnYxLkZpbGVBdHRyaWJ1dGVzSAASJQoEb3BlbhgKIAEoCzIVLmNhc2VtYXRlLnYxLk9wZW5GaWxlSAASJQoEcmVhZBgLIAEoCzIVLmNhc2VtYXRlLnYxLlJlYWRGaWxlSAASJwoFd3JpdGUYDCABKAsyFi5jYXNlbWF0ZS52MS5Xcml0ZUZpbGVIABInCgVjbG9zZRgNIAEoCzIWLmNhc2VtYXRlLnYxLkNsb3NlRmlsZUgAQgsKCW9wZXJhdGlvbiImCg9GaWxlU3RhdFJlcXVlc3QSEwoLZm9sbG93X2xpbmsYASABKAgiGgoKTGlzdEZvbGRlchIMCgRza2lwGAEgASgNIpoBCg5GaWxlQXR0cmlidXRlcxIRCgRtb2RlGAEgASgNSACIAQESEAoDdWlkGAIgASgNSAGIAQESEAoDZ2lkGAMgASgNSAKIAQESIAoTbW9kaWZpZWRfdW5peF9uYW5vcxgEIAEoA0gDiAEBQgcKBV9tb2RlQgYKBF91aWRCBgoEX2dpZEIWChRfbW9kaWZpZWRfdW5peF9uYW5vcyJQCgpNYWtlRm9sZGVyEhEKCXJlY3Vyc2l2ZRgBIAEoCBIvCgphdHRyaWJ1dGVzGAIgASgLMhsuY2FzZW1hdGUudjEuRmlsZUF0dHJpYnV0ZXMiGAoKUmVuYW1lRmlsZRIKCgJ0bxgBIAEoDCIuCgpSZW1vdmVGaWxlEhEKCXJlY3Vyc2l2ZRgBIAEoCBINCgVmb3JjZRgCIAEoCCJOCgtNYWtlU3ltbGluaxIOCgZ0YXJnZXQYASABKAwSLwoKYXR0cmlidXRlcxgCIAEoCzIbLmNhc2VtYXRlLnYxLkZpbGVBdHRyaWJ1dGVzIloKCE9wZW5GaWxlEg0KBXdyaXRlGAEgASgIEg4KBmFwcGVuZBgCIAEoCBIvCgphdHRyaWJ1dGVzGAMgASgLMhsuY2FzZW1hdGUudjEuRmlsZUF0dHJpYnV0ZXMiOgoIUmVhZEZpbGUSDgoGaGFuZGxlGAEgASgNEg4KBm9mZnNldBgCIAEoBBIOCgZsZW5ndGgYAyABKA0iOgoJV3JpdGVGaWxlEg4KBmhhbmRsZRgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDQoFYnl0ZXMYAyABKAwiGwoJQ2xvc2VGaWxlEg4KBmhhbmRsZRgBIAEoDSKLAQoMRmlsZVJlc3BvbnNlEiUKBWZhY3RzGAEgASgLMhYuY2FzZW1hdGUudjEuRmlsZUZhY3RzEicKB2VudHJpZXMYAiADKAsyFi5jYXNlbWF0ZS52MS5GaWxlRmFjdHMSDAoEbW9yZRgDIAEoCBIOCgZoYW5kbGUYBCABKA0SDQoFYnl0ZXMYBSABKAwihwEKCUZpbGVGYWN0cxIMCgRuYW1lGAEgASgMEgwKBG1vZGUYAiABKA0SCwoDdWlkGAMgASgNEgsKA2dpZBgEIAEoDRISCgpzaXplX2J5dGVzGAUgASgEEhsKE21vZGlmaWVkX3VuaXhfbmFub3MYBiABKAMSEwoLbGlua190YXJnZXQYByABKAwiNgoQV2F0Y2hGaWxlUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDAoEcGF0aBgCIAEoDCIoCgpGaWxlQ2hhbmdlEgwKBGtpbmQYASABKAkSDAoEbmFtZRgCIAEoDCIrCgtFcnJvclJlYXNvbhIOCgZyZWFzb24YASABKAkSDAoEaGludBgCIAEoCSIdCgpMZWFzZUlucHV0Eg8KB3JlbGVhc2UYASABKAgiDQoLTGVhc2VPdXRwdXQiMQoMTGltaXRSZXF1ZXN0EhAKCHRvdGFsX21zGAEgASgEEg8KB2lkbGVfbXMYAiABKAQikQIKDUNyZWF0ZU9wdGlvbnMSDAoEdXNlchgBIAEoCRISCgpjcmVhdGVfY3dkGAIgASgIEg0KBXN0ZGluGAMgASgIEjAKDXRlcm1pbmFsX3NpemUYBCABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemUSGAoQY29udGFpbmVyX2ZvbGRlchgFIAEoCRIOCgZub19sb2cYCCABKAgSFwoPZ3Vlc3RfZXRjX2ZpbGVzGAkgASgIEhMKC2hvbGRfb3V0cHV0GAogASgIEhMKC2F1dG9fcmVtb3ZlGAYgASgIEhQKDGxhc3Rfb25lX291dBgHIAEoCBIMCgRpbml0GAsgASgIEgwKBGlkbGUYDCABKAgirQEKCEV4ZWNTcGVjEhQKDHByb2Nlc3NfanNvbhgBIAEoDBIMCgR1c2VyGAIgASgJEg0KBXN0ZGluGAMgASgIEjAKDXRlcm1pbmFsX3NpemUYBCABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemUSEwoLaG9sZF9vdXRwdXQYBSABKAgSEwoLYXV0b19yZW1vdmUYBiABKAgSEgoKb3duX2Nncm91cBgHIAEoCCJXCg1FeGVjVm1SZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAkSEAoIdGVybWluYWwYAiABKAgSIwoEc3BlYxgDIAEoCzIVLmNhc2VtYXRlLnYxLkV4ZWNTcGVjIuoBCgtBdHRhY2hJbnB1dBInCgRvcGVuGAEgASgLMhcuY2FzZW1hdGUudjEuQXR0YWNoT3BlbkgAEikKBXN0ZGluGAIgASgLMhguY2FzZW1hdGUudjEuU3RyZWFtQnl0ZXNIABIrCglzdGRpbl9lbmQYAyABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1FbmRIABIlCgNhY2sYBCABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1BY2tIABIrCgZyZXNpemUYBSABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemVIAEIGCgRraW5kIlIKCkF0dGFjaE9wZW4SFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDQoFc3RkaW4YAyABKAgSDgoGb3V0cHV0GAQgASgIIjgKC1N0cmVhbUJ5dGVzEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBBINCgVieXRlcxgDIAEoDCInCglTdHJlYW1FbmQSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEIicKCVN0cmVhbUFjaxIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQi8QEKDEF0dGFjaE91dHB1dBIoCgZvcGVuZWQYASABKAsyFi5nb29nbGUucHJvdG9idWYuRW1wdHlIABIqCgZvdXRwdXQYAiABKAsyGC5jYXNlbWF0ZS52MS5TdHJlYW1CeXRlc0gAEiwKCm91dHB1dF9lbmQYAyABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1FbmRIABIrCglzdGRpbl9hY2sYBCABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1BY2tIABIoCgRleGl0GAUgASgLMhguY2FzZW1hdGUudjEuUHJvY2Vzc0V4aXRIAEIGCgRraW5kImQKC1Byb2Nlc3NFeGl0EhMKC2V4aXRfc3RhdHVzGAEgASgNEhwKFGV4aXRlZF9hdF91bml4X25hbm9zGAIgASgDEhIKCm9vbV9raWxsZWQYAyABKAgSDgoGcmVhc29uGAQgASgJIiYKDkluc3BlY3RSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSKFAgoPSW5zcGVjdFJlc3BvbnNlEhIKCnNhbmRib3hfaWQYASABKAkSEQoJb3duZXJfcGlkGAIgASgNEg8KB3ZtbV9waWQYAyABKA0SEwoLYWNjZWxlcmF0b3IYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEhIKCnZjcHVfY291bnQYBiABKA0SEgoKc3RhcnRlZF9ieRgHIAEoCRINCgVzdGF0ZRgIIAEoCRIxCgpjb250YWluZXJzGAkgAygLMh0uY2FzZW1hdGUudjEuQ29udGFpbmVyU3VtbWFyeRIUCgxndWVzdF9rZXJuZWwYCiABKAkSDwoHYm9vdF9tcxgLIAEoBCJxChBDb250YWluZXJTdW1tYXJ5EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEQoJZ3Vlc3RfcGlkGAMgASgNEhAKCGV4ZWNfaWRzGAQgAygJEhIKCmlwX2FkZHJlc3MYBSABKAkiFAoST3duZXJFdmVudHNSZXF1ZXN0IscBCgpPd25lckV2ZW50EhIKCnVuaXhfbmFub3MYASABKAMSDgoGYWN0aW9uGAIgASgJEhQKDGNvbnRhaW5lcl9pZBgDIAEoCRIPCgdleGVjX2lkGAQgASgJEjsKCmF0dHJpYnV0ZXMYBSADKAsyJy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50LkF0dHJpYnV0ZXNFbnRyeRoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIhCgtTdG9wUmVxdWVzdBISCgp0aW1lb3V0X21zGAEgASgNMqcHCgVHdWVzdBI+CgVIZWxsbxIZLmNhc2VtYXRlLnYxLkhlbGxvUmVxdWVzdBoaLmNhc2VtYXRlLnYxLkhlbGxvUmVzcG9uc2USUwoPQ3JlYXRlQ29udGFpbmVyEiMuY2FzZW1hdGUudjEuQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBobLmNhc2VtYXRlLnYxLlByb2Nlc3NTdGFydGVkEj0KBEV4ZWMSGC5jYXNlbWF0ZS52MS5FeGVjUmVxdWVzdBobLmNhc2VtYXRlLnYxLlByb2Nlc3NTdGFydGVkEjoKBkV2ZW50cxIaLmNhc2VtYXRlLnYxLkV2ZW50c1JlcXVlc3QaEi5jYXNlbWF0ZS52MS5FdmVudDABElIKEUFja25vd2xlZGdlRXZlbnRzEiUuY2FzZW1hdGUudjEuQWNrbm93bGVkZ2VFdmVudHNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5ElYKDUxpc3RQcm9jZXNzZXMSIS5jYXNlbWF0ZS52MS5MaXN0UHJvY2Vzc2VzUmVxdWVzdBoiLmNhc2VtYXRlLnYxLkxpc3RQcm9jZXNzZXNSZXNwb25zZRJGCgtBZGRTdG9yYWdlcxIfLmNhc2VtYXRlLnYxLkFkZFN0b3JhZ2VzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJMCg5SZW1vdmVTdG9yYWdlcxIiLmNhc2VtYXRlLnYxLlJlbW92ZVN0b3JhZ2VzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJECgdSZWZyZXNoEhsuY2FzZW1hdGUudjEuUmVmcmVzaFJlcXVlc3QaHC5jYXNlbWF0ZS52MS5SZWZyZXNoUmVzcG9uc2USQAoIUG93ZXJPZmYSHC5jYXNlbWF0ZS52MS5Qb3dlck9mZlJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQAoIS2lsbFRyZWUSHC5jYXNlbWF0ZS52MS5LaWxsVHJlZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSOwoERmlsZRIYLmNhc2VtYXRlLnYxLkZpbGVSZXF1ZXN0GhkuY2FzZW1hdGUudjEuRmlsZVJlc3BvbnNlEkUKCVdhdGNoRmlsZRIdLmNhc2VtYXRlLnYxLldhdGNoRmlsZVJlcXVlc3QaFy5jYXNlbWF0ZS52MS5GaWxlQ2hhbmdlMAEyzgQKBU93bmVyEkEKBkF0dGFjaBIYLmNhc2VtYXRlLnYxLkF0dGFjaElucHV0GhkuY2FzZW1hdGUudjEuQXR0YWNoT3V0cHV0KAEwARJECgdJbnNwZWN0EhsuY2FzZW1hdGUudjEuSW5zcGVjdFJlcXVlc3QaHC5jYXNlbWF0ZS52MS5JbnNwZWN0UmVzcG9uc2USRAoGRXZlbnRzEh8uY2FzZW1hdGUudjEuT3duZXJFdmVudHNSZXF1ZXN0GhcuY2FzZW1hdGUudjEuT3duZXJFdmVudDABEjgKBFN0b3ASGC5jYXNlbWF0ZS52MS5TdG9wUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI8CgZFeGVjVm0SGi5jYXNlbWF0ZS52MS5FeGVjVm1SZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBUxlYXNlEhcuY2FzZW1hdGUudjEuTGVhc2VJbnB1dBoYLmNhc2VtYXRlLnYxLkxlYXNlT3V0cHV0KAEwARI6CgVMaW1pdBIZLmNhc2VtYXRlLnYxLkxpbWl0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI7CgRGaWxlEhguY2FzZW1hdGUudjEuRmlsZVJlcXVlc3QaGS5jYXNlbWF0ZS52MS5GaWxlUmVzcG9uc2USRQoJV2F0Y2hGaWxlEh0uY2FzZW1hdGUudjEuV2F0Y2hGaWxlUmVxdWVzdBoXLmNhc2VtYXRlLnYxLkZpbGVDaGFuZ2UwAWIGcHJvdG8z", [file_agent_agent, file_google_protobuf_empty]);
 
 /**
  * @generated from message casemate.v1.HelloRequest
@@ -233,6 +233,13 @@ export type ExecRequest = Message<"casemate.v1.ExecRequest"> & {
    * @generated from field: string user = 5;
    */
   user: string;
+
+  /**
+   * Put the process into a cgroup of its own below the container's, so that KillTree can reach all it starts.
+   *
+   * @generated from field: bool own_cgroup = 6;
+   */
+  ownCgroup: boolean;
 };
 
 /**
@@ -625,6 +632,539 @@ export const PowerOffRequestSchema: GenMessage<PowerOffRequest> = /*@__PURE__*/
   messageDesc(file_casemate, 19);
 
 /**
+ * @generated from message casemate.v1.KillTreeRequest
+ */
+export type KillTreeRequest = Message<"casemate.v1.KillTreeRequest"> & {
+  /**
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * @generated from field: string exec_id = 2;
+   */
+  execId: string;
+};
+
+/**
+ * Describes the message casemate.v1.KillTreeRequest.
+ * Use `create(KillTreeRequestSchema)` to create a new message.
+ */
+export const KillTreeRequestSchema: GenMessage<KillTreeRequest> = /*@__PURE__*/
+  messageDesc(file_casemate, 20);
+
+/**
+ * @generated from message casemate.v1.FileRequest
+ */
+export type FileRequest = Message<"casemate.v1.FileRequest"> & {
+  /**
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * Absolute, as the container sees it. Links in it never lead out of the container's root. Bytes, because
+   * names need not be UTF-8. Unused by read, write and close.
+   *
+   * @generated from field: bytes path = 2;
+   */
+  path: Uint8Array;
+
+  /**
+   * @generated from oneof casemate.v1.FileRequest.operation
+   */
+  operation: {
+    /**
+     * Facts about what the path leads to; follow_link false: about a link itself.
+     *
+     * @generated from field: casemate.v1.FileStatRequest stat = 3;
+     */
+    value: FileStatRequest;
+    case: "stat";
+  } | {
+    /**
+     * @generated from field: casemate.v1.ListFolder list = 4;
+     */
+    value: ListFolder;
+    case: "list";
+  } | {
+    /**
+     * @generated from field: casemate.v1.MakeFolder make_folder = 5;
+     */
+    value: MakeFolder;
+    case: "makeFolder";
+  } | {
+    /**
+     * @generated from field: casemate.v1.RenameFile rename = 6;
+     */
+    value: RenameFile;
+    case: "rename";
+  } | {
+    /**
+     * @generated from field: casemate.v1.RemoveFile remove = 7;
+     */
+    value: RemoveFile;
+    case: "remove";
+  } | {
+    /**
+     * @generated from field: casemate.v1.MakeSymlink make_symlink = 8;
+     */
+    value: MakeSymlink;
+    case: "makeSymlink";
+  } | {
+    /**
+     * Sets what is present of a file's, folder's or link's own attributes.
+     *
+     * @generated from field: casemate.v1.FileAttributes set_attributes = 9;
+     */
+    value: FileAttributes;
+    case: "setAttributes";
+  } | {
+    /**
+     * @generated from field: casemate.v1.OpenFile open = 10;
+     */
+    value: OpenFile;
+    case: "open";
+  } | {
+    /**
+     * @generated from field: casemate.v1.ReadFile read = 11;
+     */
+    value: ReadFile;
+    case: "read";
+  } | {
+    /**
+     * @generated from field: casemate.v1.WriteFile write = 12;
+     */
+    value: WriteFile;
+    case: "write";
+  } | {
+    /**
+     * @generated from field: casemate.v1.CloseFile close = 13;
+     */
+    value: CloseFile;
+    case: "close";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message casemate.v1.FileRequest.
+ * Use `create(FileRequestSchema)` to create a new message.
+ */
+export const FileRequestSchema: GenMessage<FileRequest> = /*@__PURE__*/
+  messageDesc(file_casemate, 21);
+
+/**
+ * @generated from message casemate.v1.FileStatRequest
+ */
+export type FileStatRequest = Message<"casemate.v1.FileStatRequest"> & {
+  /**
+   * @generated from field: bool follow_link = 1;
+   */
+  followLink: boolean;
+};
+
+/**
+ * Describes the message casemate.v1.FileStatRequest.
+ * Use `create(FileStatRequestSchema)` to create a new message.
+ */
+export const FileStatRequestSchema: GenMessage<FileStatRequest> = /*@__PURE__*/
+  messageDesc(file_casemate, 22);
+
+/**
+ * @generated from message casemate.v1.ListFolder
+ */
+export type ListFolder = Message<"casemate.v1.ListFolder"> & {
+  /**
+   * Number of entries to pass over, in the order of names.
+   *
+   * @generated from field: uint32 skip = 1;
+   */
+  skip: number;
+};
+
+/**
+ * Describes the message casemate.v1.ListFolder.
+ * Use `create(ListFolderSchema)` to create a new message.
+ */
+export const ListFolderSchema: GenMessage<ListFolder> = /*@__PURE__*/
+  messageDesc(file_casemate, 23);
+
+/**
+ * What is absent is left alone, or for something new takes its default: the owner is the container's
+ * first process's.
+ *
+ * @generated from message casemate.v1.FileAttributes
+ */
+export type FileAttributes = Message<"casemate.v1.FileAttributes"> & {
+  /**
+   * @generated from field: optional uint32 mode = 1;
+   */
+  mode?: number | undefined;
+
+  /**
+   * @generated from field: optional uint32 uid = 2;
+   */
+  uid?: number | undefined;
+
+  /**
+   * @generated from field: optional uint32 gid = 3;
+   */
+  gid?: number | undefined;
+
+  /**
+   * @generated from field: optional int64 modified_unix_nanos = 4;
+   */
+  modifiedUnixNanos?: bigint | undefined;
+};
+
+/**
+ * Describes the message casemate.v1.FileAttributes.
+ * Use `create(FileAttributesSchema)` to create a new message.
+ */
+export const FileAttributesSchema: GenMessage<FileAttributes> = /*@__PURE__*/
+  messageDesc(file_casemate, 24);
+
+/**
+ * @generated from message casemate.v1.MakeFolder
+ */
+export type MakeFolder = Message<"casemate.v1.MakeFolder"> & {
+  /**
+   * Also the folders above it; one that is there already is fine.
+   *
+   * @generated from field: bool recursive = 1;
+   */
+  recursive: boolean;
+
+  /**
+   * @generated from field: casemate.v1.FileAttributes attributes = 2;
+   */
+  attributes?: FileAttributes | undefined;
+};
+
+/**
+ * Describes the message casemate.v1.MakeFolder.
+ * Use `create(MakeFolderSchema)` to create a new message.
+ */
+export const MakeFolderSchema: GenMessage<MakeFolder> = /*@__PURE__*/
+  messageDesc(file_casemate, 25);
+
+/**
+ * @generated from message casemate.v1.RenameFile
+ */
+export type RenameFile = Message<"casemate.v1.RenameFile"> & {
+  /**
+   * @generated from field: bytes to = 1;
+   */
+  to: Uint8Array;
+};
+
+/**
+ * Describes the message casemate.v1.RenameFile.
+ * Use `create(RenameFileSchema)` to create a new message.
+ */
+export const RenameFileSchema: GenMessage<RenameFile> = /*@__PURE__*/
+  messageDesc(file_casemate, 26);
+
+/**
+ * @generated from message casemate.v1.RemoveFile
+ */
+export type RemoveFile = Message<"casemate.v1.RemoveFile"> & {
+  /**
+   * A folder with all that is in it; links in it are removed, not followed.
+   *
+   * @generated from field: bool recursive = 1;
+   */
+  recursive: boolean;
+
+  /**
+   * Nothing there is fine.
+   *
+   * @generated from field: bool force = 2;
+   */
+  force: boolean;
+};
+
+/**
+ * Describes the message casemate.v1.RemoveFile.
+ * Use `create(RemoveFileSchema)` to create a new message.
+ */
+export const RemoveFileSchema: GenMessage<RemoveFile> = /*@__PURE__*/
+  messageDesc(file_casemate, 27);
+
+/**
+ * @generated from message casemate.v1.MakeSymlink
+ */
+export type MakeSymlink = Message<"casemate.v1.MakeSymlink"> & {
+  /**
+   * @generated from field: bytes target = 1;
+   */
+  target: Uint8Array;
+
+  /**
+   * @generated from field: casemate.v1.FileAttributes attributes = 2;
+   */
+  attributes?: FileAttributes | undefined;
+};
+
+/**
+ * Describes the message casemate.v1.MakeSymlink.
+ * Use `create(MakeSymlinkSchema)` to create a new message.
+ */
+export const MakeSymlinkSchema: GenMessage<MakeSymlink> = /*@__PURE__*/
+  messageDesc(file_casemate, 28);
+
+/**
+ * @generated from message casemate.v1.OpenFile
+ */
+export type OpenFile = Message<"casemate.v1.OpenFile"> & {
+  /**
+   * False: to read. A file that is written is made if it is missing, and emptied unless append is set.
+   *
+   * @generated from field: bool write = 1;
+   */
+  write: boolean;
+
+  /**
+   * @generated from field: bool append = 2;
+   */
+  append: boolean;
+
+  /**
+   * @generated from field: casemate.v1.FileAttributes attributes = 3;
+   */
+  attributes?: FileAttributes | undefined;
+};
+
+/**
+ * Describes the message casemate.v1.OpenFile.
+ * Use `create(OpenFileSchema)` to create a new message.
+ */
+export const OpenFileSchema: GenMessage<OpenFile> = /*@__PURE__*/
+  messageDesc(file_casemate, 29);
+
+/**
+ * @generated from message casemate.v1.ReadFile
+ */
+export type ReadFile = Message<"casemate.v1.ReadFile"> & {
+  /**
+   * @generated from field: uint32 handle = 1;
+   */
+  handle: number;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * At most 1 MiB.
+   *
+   * @generated from field: uint32 length = 3;
+   */
+  length: number;
+};
+
+/**
+ * Describes the message casemate.v1.ReadFile.
+ * Use `create(ReadFileSchema)` to create a new message.
+ */
+export const ReadFileSchema: GenMessage<ReadFile> = /*@__PURE__*/
+  messageDesc(file_casemate, 30);
+
+/**
+ * @generated from message casemate.v1.WriteFile
+ */
+export type WriteFile = Message<"casemate.v1.WriteFile"> & {
+  /**
+   * @generated from field: uint32 handle = 1;
+   */
+  handle: number;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: bytes bytes = 3;
+   */
+  bytes: Uint8Array;
+};
+
+/**
+ * Describes the message casemate.v1.WriteFile.
+ * Use `create(WriteFileSchema)` to create a new message.
+ */
+export const WriteFileSchema: GenMessage<WriteFile> = /*@__PURE__*/
+  messageDesc(file_casemate, 31);
+
+/**
+ * @generated from message casemate.v1.CloseFile
+ */
+export type CloseFile = Message<"casemate.v1.CloseFile"> & {
+  /**
+   * @generated from field: uint32 handle = 1;
+   */
+  handle: number;
+};
+
+/**
+ * Describes the message casemate.v1.CloseFile.
+ * Use `create(CloseFileSchema)` to create a new message.
+ */
+export const CloseFileSchema: GenMessage<CloseFile> = /*@__PURE__*/
+  messageDesc(file_casemate, 32);
+
+/**
+ * @generated from message casemate.v1.FileResponse
+ */
+export type FileResponse = Message<"casemate.v1.FileResponse"> & {
+  /**
+   * stat, open.
+   *
+   * @generated from field: casemate.v1.FileFacts facts = 1;
+   */
+  facts?: FileFacts | undefined;
+
+  /**
+   * list.
+   *
+   * @generated from field: repeated casemate.v1.FileFacts entries = 2;
+   */
+  entries: FileFacts[];
+
+  /**
+   * list: there are more, after these.
+   *
+   * @generated from field: bool more = 3;
+   */
+  more: boolean;
+
+  /**
+   * open. The agent closes a handle that was not used for a minute.
+   *
+   * @generated from field: uint32 handle = 4;
+   */
+  handle: number;
+
+  /**
+   * read; fewer than asked for at the file's end.
+   *
+   * @generated from field: bytes bytes = 5;
+   */
+  bytes: Uint8Array;
+};
+
+/**
+ * Describes the message casemate.v1.FileResponse.
+ * Use `create(FileResponseSchema)` to create a new message.
+ */
+export const FileResponseSchema: GenMessage<FileResponse> = /*@__PURE__*/
+  messageDesc(file_casemate, 33);
+
+/**
+ * @generated from message casemate.v1.FileFacts
+ */
+export type FileFacts = Message<"casemate.v1.FileFacts"> & {
+  /**
+   * In a list: the name in the folder.
+   *
+   * @generated from field: bytes name = 1;
+   */
+  name: Uint8Array;
+
+  /**
+   * st_mode, with the file's kind.
+   *
+   * @generated from field: uint32 mode = 2;
+   */
+  mode: number;
+
+  /**
+   * @generated from field: uint32 uid = 3;
+   */
+  uid: number;
+
+  /**
+   * @generated from field: uint32 gid = 4;
+   */
+  gid: number;
+
+  /**
+   * @generated from field: uint64 size_bytes = 5;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * @generated from field: int64 modified_unix_nanos = 6;
+   */
+  modifiedUnixNanos: bigint;
+
+  /**
+   * Of a symbolic link.
+   *
+   * @generated from field: bytes link_target = 7;
+   */
+  linkTarget: Uint8Array;
+};
+
+/**
+ * Describes the message casemate.v1.FileFacts.
+ * Use `create(FileFactsSchema)` to create a new message.
+ */
+export const FileFactsSchema: GenMessage<FileFacts> = /*@__PURE__*/
+  messageDesc(file_casemate, 34);
+
+/**
+ * @generated from message casemate.v1.WatchFileRequest
+ */
+export type WatchFileRequest = Message<"casemate.v1.WatchFileRequest"> & {
+  /**
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * @generated from field: bytes path = 2;
+   */
+  path: Uint8Array;
+};
+
+/**
+ * Describes the message casemate.v1.WatchFileRequest.
+ * Use `create(WatchFileRequestSchema)` to create a new message.
+ */
+export const WatchFileRequestSchema: GenMessage<WatchFileRequest> = /*@__PURE__*/
+  messageDesc(file_casemate, 35);
+
+/**
+ * @generated from message casemate.v1.FileChange
+ */
+export type FileChange = Message<"casemate.v1.FileChange"> & {
+  /**
+   * The first message has no kind: it says that the watch has begun. Then `rename` (made, removed,
+   * moved) or `change`.
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * Empty when the watched path is a file.
+   *
+   * @generated from field: bytes name = 2;
+   */
+  name: Uint8Array;
+};
+
+/**
+ * Describes the message casemate.v1.FileChange.
+ * Use `create(FileChangeSchema)` to create a new message.
+ */
+export const FileChangeSchema: GenMessage<FileChange> = /*@__PURE__*/
+  messageDesc(file_casemate, 36);
+
+/**
  * A detail of a failed call's status: refines the code; see docs/errors.md.
  *
  * @generated from message casemate.v1.ErrorReason
@@ -646,7 +1186,65 @@ export type ErrorReason = Message<"casemate.v1.ErrorReason"> & {
  * Use `create(ErrorReasonSchema)` to create a new message.
  */
 export const ErrorReasonSchema: GenMessage<ErrorReason> = /*@__PURE__*/
-  messageDesc(file_casemate, 20);
+  messageDesc(file_casemate, 37);
+
+/**
+ * @generated from message casemate.v1.LeaseInput
+ */
+export type LeaseInput = Message<"casemate.v1.LeaseInput"> & {
+  /**
+   * The sandbox goes on without its holder.
+   *
+   * @generated from field: bool release = 1;
+   */
+  release: boolean;
+};
+
+/**
+ * Describes the message casemate.v1.LeaseInput.
+ * Use `create(LeaseInputSchema)` to create a new message.
+ */
+export const LeaseInputSchema: GenMessage<LeaseInput> = /*@__PURE__*/
+  messageDesc(file_casemate, 38);
+
+/**
+ * @generated from message casemate.v1.LeaseOutput
+ */
+export type LeaseOutput = Message<"casemate.v1.LeaseOutput"> & {
+};
+
+/**
+ * Describes the message casemate.v1.LeaseOutput.
+ * Use `create(LeaseOutputSchema)` to create a new message.
+ */
+export const LeaseOutputSchema: GenMessage<LeaseOutput> = /*@__PURE__*/
+  messageDesc(file_casemate, 39);
+
+/**
+ * @generated from message casemate.v1.LimitRequest
+ */
+export type LimitRequest = Message<"casemate.v1.LimitRequest"> & {
+  /**
+   * Ends the sandbox that long after this call.
+   *
+   * @generated from field: uint64 total_ms = 1;
+   */
+  totalMs: bigint;
+
+  /**
+   * Ends the sandbox when for that long no exec has run and no file was worked on.
+   *
+   * @generated from field: uint64 idle_ms = 2;
+   */
+  idleMs: bigint;
+};
+
+/**
+ * Describes the message casemate.v1.LimitRequest.
+ * Use `create(LimitRequestSchema)` to create a new message.
+ */
+export const LimitRequestSchema: GenMessage<LimitRequest> = /*@__PURE__*/
+  messageDesc(file_casemate, 40);
 
 /**
  * Goes into CreateTaskRequest.options.
@@ -716,6 +1314,20 @@ export type CreateOptions = Message<"casemate.v1.CreateOptions"> & {
    * @generated from field: bool last_one_out = 7;
    */
   lastOneOut: boolean;
+
+  /**
+   * A tiny first process that passes signals on and collects orphans (docker's --init).
+   *
+   * @generated from field: bool init = 11;
+   */
+  init: boolean;
+
+  /**
+   * Instead of the spec's process one that does nothing until it is told to end. Implies init.
+   *
+   * @generated from field: bool idle = 12;
+   */
+  idle: boolean;
 };
 
 /**
@@ -723,7 +1335,7 @@ export type CreateOptions = Message<"casemate.v1.CreateOptions"> & {
  * Use `create(CreateOptionsSchema)` to create a new message.
  */
 export const CreateOptionsSchema: GenMessage<CreateOptions> = /*@__PURE__*/
-  messageDesc(file_casemate, 21);
+  messageDesc(file_casemate, 41);
 
 /**
  * Goes into ExecProcessRequest.spec beside the OCI process, as ExecSpec.
@@ -764,6 +1376,13 @@ export type ExecSpec = Message<"casemate.v1.ExecSpec"> & {
    * @generated from field: bool auto_remove = 6;
    */
   autoRemove: boolean;
+
+  /**
+   * As in ExecRequest.
+   *
+   * @generated from field: bool own_cgroup = 7;
+   */
+  ownCgroup: boolean;
 };
 
 /**
@@ -771,7 +1390,7 @@ export type ExecSpec = Message<"casemate.v1.ExecSpec"> & {
  * Use `create(ExecSpecSchema)` to create a new message.
  */
 export const ExecSpecSchema: GenMessage<ExecSpec> = /*@__PURE__*/
-  messageDesc(file_casemate, 22);
+  messageDesc(file_casemate, 42);
 
 /**
  * @generated from message casemate.v1.ExecVmRequest
@@ -798,7 +1417,7 @@ export type ExecVmRequest = Message<"casemate.v1.ExecVmRequest"> & {
  * Use `create(ExecVmRequestSchema)` to create a new message.
  */
 export const ExecVmRequestSchema: GenMessage<ExecVmRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 23);
+  messageDesc(file_casemate, 43);
 
 /**
  * @generated from message casemate.v1.AttachInput
@@ -849,7 +1468,7 @@ export type AttachInput = Message<"casemate.v1.AttachInput"> & {
  * Use `create(AttachInputSchema)` to create a new message.
  */
 export const AttachInputSchema: GenMessage<AttachInput> = /*@__PURE__*/
-  messageDesc(file_casemate, 24);
+  messageDesc(file_casemate, 44);
 
 /**
  * @generated from message casemate.v1.AttachOpen
@@ -885,7 +1504,7 @@ export type AttachOpen = Message<"casemate.v1.AttachOpen"> & {
  * Use `create(AttachOpenSchema)` to create a new message.
  */
 export const AttachOpenSchema: GenMessage<AttachOpen> = /*@__PURE__*/
-  messageDesc(file_casemate, 25);
+  messageDesc(file_casemate, 45);
 
 /**
  * @generated from message casemate.v1.StreamBytes
@@ -914,7 +1533,7 @@ export type StreamBytes = Message<"casemate.v1.StreamBytes"> & {
  * Use `create(StreamBytesSchema)` to create a new message.
  */
 export const StreamBytesSchema: GenMessage<StreamBytes> = /*@__PURE__*/
-  messageDesc(file_casemate, 26);
+  messageDesc(file_casemate, 46);
 
 /**
  * @generated from message casemate.v1.StreamEnd
@@ -936,7 +1555,7 @@ export type StreamEnd = Message<"casemate.v1.StreamEnd"> & {
  * Use `create(StreamEndSchema)` to create a new message.
  */
 export const StreamEndSchema: GenMessage<StreamEnd> = /*@__PURE__*/
-  messageDesc(file_casemate, 27);
+  messageDesc(file_casemate, 47);
 
 /**
  * @generated from message casemate.v1.StreamAck
@@ -958,7 +1577,7 @@ export type StreamAck = Message<"casemate.v1.StreamAck"> & {
  * Use `create(StreamAckSchema)` to create a new message.
  */
 export const StreamAckSchema: GenMessage<StreamAck> = /*@__PURE__*/
-  messageDesc(file_casemate, 28);
+  messageDesc(file_casemate, 48);
 
 /**
  * @generated from message casemate.v1.AttachOutput
@@ -1011,7 +1630,7 @@ export type AttachOutput = Message<"casemate.v1.AttachOutput"> & {
  * Use `create(AttachOutputSchema)` to create a new message.
  */
 export const AttachOutputSchema: GenMessage<AttachOutput> = /*@__PURE__*/
-  messageDesc(file_casemate, 29);
+  messageDesc(file_casemate, 49);
 
 /**
  * @generated from message casemate.v1.ProcessExit
@@ -1045,7 +1664,7 @@ export type ProcessExit = Message<"casemate.v1.ProcessExit"> & {
  * Use `create(ProcessExitSchema)` to create a new message.
  */
 export const ProcessExitSchema: GenMessage<ProcessExit> = /*@__PURE__*/
-  messageDesc(file_casemate, 30);
+  messageDesc(file_casemate, 50);
 
 /**
  * @generated from message casemate.v1.InspectRequest
@@ -1064,7 +1683,7 @@ export type InspectRequest = Message<"casemate.v1.InspectRequest"> & {
  * Use `create(InspectRequestSchema)` to create a new message.
  */
 export const InspectRequestSchema: GenMessage<InspectRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 31);
+  messageDesc(file_casemate, 51);
 
 /**
  * @generated from message casemate.v1.InspectResponse
@@ -1137,7 +1756,7 @@ export type InspectResponse = Message<"casemate.v1.InspectResponse"> & {
  * Use `create(InspectResponseSchema)` to create a new message.
  */
 export const InspectResponseSchema: GenMessage<InspectResponse> = /*@__PURE__*/
-  messageDesc(file_casemate, 32);
+  messageDesc(file_casemate, 52);
 
 /**
  * @generated from message casemate.v1.ContainerSummary
@@ -1174,7 +1793,7 @@ export type ContainerSummary = Message<"casemate.v1.ContainerSummary"> & {
  * Use `create(ContainerSummarySchema)` to create a new message.
  */
 export const ContainerSummarySchema: GenMessage<ContainerSummary> = /*@__PURE__*/
-  messageDesc(file_casemate, 33);
+  messageDesc(file_casemate, 53);
 
 /**
  * @generated from message casemate.v1.OwnerEventsRequest
@@ -1187,7 +1806,7 @@ export type OwnerEventsRequest = Message<"casemate.v1.OwnerEventsRequest"> & {
  * Use `create(OwnerEventsRequestSchema)` to create a new message.
  */
 export const OwnerEventsRequestSchema: GenMessage<OwnerEventsRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 34);
+  messageDesc(file_casemate, 54);
 
 /**
  * @generated from message casemate.v1.OwnerEvent
@@ -1226,7 +1845,7 @@ export type OwnerEvent = Message<"casemate.v1.OwnerEvent"> & {
  * Use `create(OwnerEventSchema)` to create a new message.
  */
 export const OwnerEventSchema: GenMessage<OwnerEvent> = /*@__PURE__*/
-  messageDesc(file_casemate, 35);
+  messageDesc(file_casemate, 55);
 
 /**
  * @generated from message casemate.v1.StopRequest
@@ -1243,7 +1862,7 @@ export type StopRequest = Message<"casemate.v1.StopRequest"> & {
  * Use `create(StopRequestSchema)` to create a new message.
  */
 export const StopRequestSchema: GenMessage<StopRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 36);
+  messageDesc(file_casemate, 56);
 
 /**
  * What the agent offers beyond Kata's protocol.
@@ -1348,6 +1967,36 @@ export const Guest: GenService<{
     input: typeof PowerOffRequestSchema;
     output: typeof EmptySchema;
   },
+  /**
+   * SIGKILL to an exec that was started with own_cgroup, and to everything it has started.
+   *
+   * @generated from rpc casemate.v1.Guest.KillTree
+   */
+  killTree: {
+    methodKind: "unary";
+    input: typeof KillTreeRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * One operation on a file of a container, as the guest's root, beneath the container's root.
+   *
+   * @generated from rpc casemate.v1.Guest.File
+   */
+  file: {
+    methodKind: "unary";
+    input: typeof FileRequestSchema;
+    output: typeof FileResponseSchema;
+  },
+  /**
+   * Changes in a folder or file from now on.
+   *
+   * @generated from rpc casemate.v1.Guest.WatchFile
+   */
+  watchFile: {
+    methodKind: "server_streaming";
+    input: typeof WatchFileRequestSchema;
+    output: typeof FileChangeSchema;
+  },
 }> = /*@__PURE__*/
   serviceDesc(file_casemate, 0);
 
@@ -1404,6 +2053,45 @@ export const Owner: GenService<{
     methodKind: "unary";
     input: typeof ExecVmRequestSchema;
     output: typeof EmptySchema;
+  },
+  /**
+   * Keeps the sandbox for as long as the call lasts. When it ends without a release, as it does when the
+   * caller is killed, the sandbox is ended at once. The answer says that the lease is held.
+   *
+   * @generated from rpc casemate.v1.Owner.Lease
+   */
+  lease: {
+    methodKind: "bidi_streaming";
+    input: typeof LeaseInputSchema;
+    output: typeof LeaseOutputSchema;
+  },
+  /**
+   * Time limits, from now on; what is 0 is no limit. Kept by the owner, whoever is connected.
+   *
+   * @generated from rpc casemate.v1.Owner.Limit
+   */
+  limit: {
+    methodKind: "unary";
+    input: typeof LimitRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * As Guest's. SIGKILL to an exec and everything it has started is Task's Kill with `all` and an exec id.
+   *
+   * @generated from rpc casemate.v1.Owner.File
+   */
+  file: {
+    methodKind: "unary";
+    input: typeof FileRequestSchema;
+    output: typeof FileResponseSchema;
+  },
+  /**
+   * @generated from rpc casemate.v1.Owner.WatchFile
+   */
+  watchFile: {
+    methodKind: "server_streaming";
+    input: typeof WatchFileRequestSchema;
+    output: typeof FileChangeSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_casemate, 1);

@@ -1,9 +1,9 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
-import type { AttachInputSchema, AttachOutput } from "../../shared/protocol/gen/casemate_pb.ts";
-import type { OwnerClient } from "../../host/control/owner-client.ts";
-import { DetachKeyFilter } from "./detach-keys.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
+import type { AttachInputSchema, AttachOutput } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { OwnerClient } from "./owner-client.ts";
+import { stdioPieceBytes, stdioWindowBytes } from "./stdio-limits.ts";
 
 type Input = MessageInitShape<typeof AttachInputSchema>;
 
@@ -20,15 +20,17 @@ export interface AttachStreams {
   readonly stdin: NodeJS.ReadableStream | undefined;
   readonly stdout: NodeJS.WritableStream;
   readonly stderr: NodeJS.WritableStream;
-  /** Keys that leave the process running; undefined: none. */
-  readonly detachKeys: Uint8Array | undefined;
+  /** Sees the input first: what passes on, and whether the user wants to leave the process running. */
+  readonly filter?: InputFilter;
 }
 
-/** How far input may run ahead of the owner, and the largest piece sent. */
-const windowBytes = 256 * 1024;
-const pieceBytes = 64 * 1024;
+/** See {@link AttachStreams.filter}. */
+export interface InputFilter {
+  push(chunk: Uint8Array): { readonly pass: Uint8Array; readonly detach: boolean };
+}
+
 /** Output is acknowledged in steps of this size: each message costs the owner a turn, and a quarter of the window keeps the output coming. */
-const acknowledgeEveryBytes = windowBytes / 4;
+const acknowledgeEveryBytes = stdioWindowBytes / 4;
 
 /**
  * Connects this program's streams with a process: back-pressure goes both ways, so neither a slow
@@ -116,11 +118,11 @@ export class AttachClient {
   }
 
   async #sendInput(stdin: NodeJS.ReadableStream): Promise<void> {
-    const filter = this.#streams.detachKeys === undefined ? undefined : new DetachKeyFilter(this.#streams.detachKeys);
+    const { filter } = this.#streams;
     try {
       for await (const chunk of stream(stdin)) {
         const { pass, detach } = filter?.push(chunk) ?? { pass: chunk, detach: false };
-        for (let at = 0; at < pass.length; at += pieceBytes) await this.#sendPiece(pass.subarray(at, at + pieceBytes));
+        for (let at = 0; at < pass.length; at += stdioPieceBytes) await this.#sendPiece(pass.subarray(at, at + stdioPieceBytes));
         if (detach) return this.#leave({ type: "detached" });
       }
     } catch (error) {
@@ -131,7 +133,7 @@ export class AttachClient {
   }
 
   async #sendPiece(bytes: Uint8Array): Promise<void> {
-    while (this.#sent + bytes.length - this.#taken > windowBytes) await new Promise<void>((resolve) => { this.#roomMade = resolve; });
+    while (this.#sent + bytes.length - this.#taken > stdioWindowBytes) await new Promise<void>((resolve) => { this.#roomMade = resolve; });
     this.#inputs.push({ kind: { case: "stdin", value: { fd: 0, offset: BigInt(this.#sent), bytes } } });
     this.#sent += bytes.length;
   }
