@@ -55,6 +55,7 @@ export interface VmExit {
 export interface VirtualMachine {
   readonly accelerator: Accelerator;
   readonly identity: ProcessIdentity;
+  readonly startedBy: "cold" | "template";
   /** Resolves within milliseconds of the VMM's end; never rejects. */
   readonly exited: Promise<VmExit>;
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk>;
@@ -68,6 +69,8 @@ export interface VirtualMachine {
   resizeMemory(pluggedBytes: number, options?: WaitOptions): Promise<void>;
   pause(options?: WaitOptions): Promise<void>;
   resume(options?: WaitOptions): Promise<void>;
+  /** Pauses the VM and writes its state, without memory that is shared with a file, to a descriptor. */
+  save(stateFd: number, options?: WaitOptions): Promise<void>;
   /** Ends the VMM: `quit` by its monitor, then SIGTERM, then SIGKILL, within about 5 s. Any state, any number of times. */
   kill(): Promise<void>;
   /** Forgets the VM without touching it (the owner is going, the workload stays). */

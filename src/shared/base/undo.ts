@@ -20,11 +20,16 @@ export class UndoStack {
     this.#steps.push({ name, run });
   }
 
+  /** Takes over all steps of another stack, after its own. */
+  adopt(other: UndoStack): void {
+    this.#steps.push(...other.#steps);
+    other.#steps = [];
+  }
+
   /** Hands all steps to a new owner and forgets them here. */
   move(): UndoStack {
     const moved = new UndoStack();
-    moved.#steps = this.#steps;
-    this.#steps = [];
+    moved.adopt(this);
     return moved;
   }
 

@@ -2,7 +2,7 @@ import { closeSync, openSync, readFileSync, statSync } from "node:fs";
 import { isErrnoException } from "../base/errors.ts";
 import { SyscallError, call, errno } from "./libc.ts";
 
-const LOCK_EX = 2, LOCK_NB = 4;
+const LOCK_SH = 1, LOCK_EX = 2, LOCK_NB = 4;
 
 /** Takes the lock on a file (made if need be) without waiting; returns the descriptor that holds it, or undefined when somebody else has it. */
 export function flockExclusive(path: string): number | undefined {
@@ -13,6 +13,18 @@ export function flockExclusive(path: string): number | undefined {
   } catch (error) {
     closeSync(fd);
     if (error instanceof SyscallError && error.errno === errno.EAGAIN) return undefined;
+    throw error;
+  }
+}
+
+/** Joins those who hold the lock on a file (made if need be) together; somebody who has it alone has it for moments only. */
+export function flockShared(path: string): number {
+  const fd = openSync(path, "a", 0o600);
+  try {
+    call("int flock(int, int)", fd, LOCK_SH);
+    return fd;
+  } catch (error) {
+    closeSync(fd);
     throw error;
   }
 }

@@ -122,8 +122,8 @@ async function probe(payload: ProbePayload, options: ProbeOptions): Promise<Verd
   }
 }
 
-/** What the answer depends on. */
-function hostKey(): string {
+/** The host's kernel, its QEMU and its CPU, as a hash: what works with one need not work with another. */
+export function hostKey(): string {
   const program = findQemu();
   const { size, mtimeMs } = statSync(program);
   const cpu = readFileSync("/proc/cpuinfo", "latin1").split("\n").filter((line) => /^(model name|flags|microcode|CPU part|Features)/.test(line)).slice(0, 4).join("\n");

@@ -6,7 +6,7 @@ import { pluggableMemoryBytes } from "./qemu-machine.ts";
 const mebibyte = 1024 * 1024;
 const base: QemuConfig = {
   sandboxId: "a1", accelerator: "tcg", bootMemoryBytes: 256 * mebibyte, pluggableMemoryBytes: 1024 * mebibyte,
-  memoryMode: "private", maxVcpus: 4, commandLine: "console=ttyS0 quiet",
+  memoryMode: "private", memorySource: "anonymous", incoming: false, maxVcpus: 4, commandLine: "console=ttyS0 quiet",
 };
 
 /** Values of an option, in order. */
@@ -25,6 +25,10 @@ const table: readonly [what: string, change: Partial<QemuConfig>, option: string
   ["no pluggable memory", { pluggableMemoryBytes: 0 }, "-m", ["256M"]],
   ["private memory", {}, "-object", ["memory-backend-ram,id=ram0,size=256M", "memory-backend-ram,id=vmem-backend,size=1024M,reserve=off"]],
   ["shared memory", { memoryMode: "shared" }, "-object", ["memory-backend-memfd,share=on,id=ram0,size=256M", "memory-backend-memfd,share=on,id=vmem-backend,size=1024M,reserve=off"]],
+  ["a copy-on-write view of a file", { memorySource: "descriptor" }, "-object", [`memory-backend-file,mem-path=/proc/self/fd/${qemuFds.memory},share=off,id=ram0,size=256M`, "memory-backend-ram,id=vmem-backend,size=1024M,reserve=off"]],
+  ["a file of its own", { memorySource: "descriptor", memoryMode: "shared", pluggableMemoryBytes: 0 }, "-object", [`memory-backend-file,mem-path=/proc/self/fd/${qemuFds.memory},share=on,id=ram0,size=256M`]],
+  ["a saved state", { incoming: true }, "-incoming", ["defer"]],
+  ["a saved state needs no kernel", { incoming: true }, "-kernel", []],
   ["no pluggable memory", { pluggableMemoryBytes: 0 }, "-object", ["memory-backend-ram,id=ram0,size=256M"]],
   ["vCPUs", {}, "-smp", ["1,maxcpus=4"]],
   ["one vCPU", { maxVcpus: 1 }, "-smp", ["1,maxcpus=1"]],
@@ -66,7 +70,7 @@ test("qemuArguments() has the devices that are never plugged", () => {
 test("qemuArguments() names no path of the host: QEMU gets descriptors, each number once", () => {
   const paths = qemuArguments({ ...base, memoryMode: "shared" }).filter((arg) => /(^|=)\/(?!proc\/self\/fd\/|dev\/fdset\/)/.test(arg));
   assert.deepEqual(paths, []);
-  assert.deepEqual(Object.values(qemuFds).toSorted((a, b) => a - b), [3, 4, 5, 6, 7, 8, 9]);
+  assert.deepEqual(Object.values(qemuFds).toSorted((a, b) => a - b), [3, 4, 5, 6, 7, 8, 9, 10]);
 });
 
 test("acceleratorArguments() is what a machine is started with", () => {

@@ -7,14 +7,18 @@ export interface QemuConfig {
   readonly bootMemoryBytes: number;
   /** Most memory that can be plugged; reserved in the guest's address space, not taken. */
   readonly pluggableMemoryBytes: number;
-  /** `shared`: other processes (virtiofsd) can map the guest's memory. Cannot change later. */
+  /** `shared`: other processes (virtiofsd) can map the guest's memory, and what the guest writes is seen by all. Cannot change later. */
   readonly memoryMode: "private" | "shared";
+  /** `anonymous`: empty, QEMU's own. `descriptor`: a file that is handed over; private memory is then a copy-on-write view of it. */
+  readonly memorySource: "anonymous" | "descriptor";
+  /** Do not boot: wait for a saved state (QEMU's `-incoming defer`). Kernel and initramfs are not needed then. */
+  readonly incoming: boolean;
   readonly maxVcpus: number;
   readonly commandLine: string;
 }
 
-/** Numbers that descriptors have in the QEMU process, in the order they are handed over. */
-export const qemuFds = { qmp: 3, control: 4, data: 5, console: 6, kernel: 7, initramfs: 8, rootImage: 9 } as const;
+/** Numbers that descriptors have in the QEMU process, in the order they are handed over; what a VM does not need is /dev/null. */
+export const qemuFds = { qmp: 3, control: 4, data: 5, console: 6, rootImage: 7, memory: 8, kernel: 9, initramfs: 10 } as const;
 
 /** Root ports for NICs and shares. Disks go on the SCSI controller. */
 export const rootPortCount = 4;
@@ -48,7 +52,7 @@ export function qemuArguments(config: QemuConfig): string[] {
     "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ...acceleratorArguments(config.accelerator),
     ...machineArguments(config),
-    ...bootArguments(config),
+    ...(config.incoming ? ["-incoming", "defer"] : bootArguments(config)),
     ...deviceArguments(),
   ];
 }
@@ -56,16 +60,17 @@ export function qemuArguments(config: QemuConfig): string[] {
 function machineArguments(config: QemuConfig): string[] {
   const mebibytes = (bytes: number): string => `${Math.ceil(bytes / (1024 * 1024))}M`;
   const total = config.bootMemoryBytes + config.pluggableMemoryBytes;
-  // Pluggable memory is a promise only: it is not reserved on the host before the guest is given it.
-  const backend = (id: string, bytes: number, reserve: boolean): string => [
-    config.memoryMode === "shared" ? "memory-backend-memfd,share=on" : "memory-backend-ram", `id=${id}`, `size=${mebibytes(bytes)}`, ...(reserve ? [] : ["reserve=off"]),
-  ].join(",");
+  const share = config.memoryMode === "shared" ? "on" : "off";
+  const anonymous = config.memoryMode === "shared" ? "memory-backend-memfd,share=on" : "memory-backend-ram";
+  const ram = config.memorySource === "descriptor" ? `memory-backend-file,mem-path=/proc/self/fd/${qemuFds.memory},share=${share}` : anonymous;
   return [
     "-machine", `${architecture.machine},memory-backend=ram0,vmport=off,smbus=off,sata=off,usb=off`,
     "-smp", `1,maxcpus=${config.maxVcpus}`,
     "-m", config.pluggableMemoryBytes > 0 ? `${mebibytes(config.bootMemoryBytes)},maxmem=${mebibytes(total)}` : mebibytes(config.bootMemoryBytes),
-    "-object", backend("ram0", config.bootMemoryBytes, true),
-    ...(config.pluggableMemoryBytes > 0 ? ["-object", backend("vmem-backend", config.pluggableMemoryBytes, false), "-device", `virtio-mem-pci,id=${pluggableMemoryId},memdev=vmem-backend,requested-size=0`] : []),
+    "-object", `${ram},id=ram0,size=${mebibytes(config.bootMemoryBytes)}`,
+    // Pluggable memory is a promise only: it is not reserved on the host before the guest is given it. What QEMU makes
+    // of `unplugged-inaccessible` by itself depends on the back end, and a saved VM may be restored with another one.
+    ...(config.pluggableMemoryBytes > 0 ? ["-object", `${anonymous},id=vmem-backend,size=${mebibytes(config.pluggableMemoryBytes)},reserve=off`, "-device", `virtio-mem-pci,id=${pluggableMemoryId},memdev=vmem-backend,requested-size=0,unplugged-inaccessible=on`] : []),
   ];
 }
 

@@ -26,6 +26,8 @@ export interface VmmSpec {
   readonly kernelPath: string;
   readonly initramfsPath: string;
   readonly rootImagePath: string;
+  /** The guest's memory when `config.memorySource` is `descriptor`; it stays open here. */
+  readonly memoryFd?: number;
   /** Sockets we make and QEMU gets as descriptors. */
   readonly sockets: { readonly qmp: string; readonly control: string; readonly data: string; readonly console: string };
   /** QEMU's own messages. */
@@ -62,9 +64,11 @@ async function startVmm(record: VmmRecord, spec: VmmSpec): Promise<ManagedProces
     const { sockets } = spec;
     const log = hold(openSync(spec.logPath, "a", 0o600));
     // In the order of qemuFds: the child numbers them from 3 on.
-    const handed = [
+    const handed: (number | "ignore")[] = [
       ...[sockets.qmp, sockets.control, sockets.data, sockets.console].map((path) => hold(listenUnix(path))),
-      ...[spec.kernelPath, spec.initramfsPath, spec.rootImagePath].map((path) => hold(openGuestFile(path))),
+      hold(openGuestFile(spec.rootImagePath)),
+      spec.memoryFd ?? "ignore",
+      ...(spec.config.incoming ? [] : [spec.kernelPath, spec.initramfsPath].map((path) => hold(openGuestFile(path)))),
     ];
     const { file, args } = confine(spec.confinement, program, qemuArguments(spec.config));
     return await startProcess(file, args, { env: taggedEnvironment(record.token), cwd: "/", stdio: ["ignore", log, log, ...handed] });

@@ -10,6 +10,7 @@ import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { HotPlug } from "./hot-plug.ts";
 import { vmmKind, type VmmSpec } from "./launch.ts";
+import { loadState, saveState } from "./migration.ts";
 
 /** QEMU opens its monitor within 100 ms; a host that swaps may take seconds. */
 const monitorTimeoutMs = 15_000;
@@ -25,6 +26,7 @@ export class QemuMachine implements VirtualMachine {
   readonly accelerator: Accelerator;
   readonly identity: ProcessIdentity;
   readonly exited: Promise<VmExit>;
+  readonly startedBy: VirtualMachine["startedBy"];
   readonly #qmp: QmpClient;
   readonly #console: ConsoleLog;
   readonly #hotPlug: HotPlug;
@@ -34,6 +36,7 @@ export class QemuMachine implements VirtualMachine {
   private constructor(spec: VmmSpec, process: ManagedProcess, qmp: QmpClient, console: ConsoleLog) {
     this.accelerator = spec.config.accelerator;
     this.identity = process.identity;
+    this.startedBy = spec.config.incoming ? "template" : "cold";
     this.#qmp = qmp;
     this.#console = console;
     this.#hotPlug = new HotPlug(qmp, spec.config);
@@ -63,6 +66,18 @@ export class QemuMachine implements VirtualMachine {
       if (exit === undefined) throw error;
       const message = lastMessage(spec.logPath);
       throw new RuntimeError("unavailable", `QEMU ended at start (${describeExit(exit)})${message === "" ? "" : `: ${message}`}`, { cause: error, reason: "vmm_died", hint: "run `casemate check`" });
+    }
+  }
+
+  /** Starts QEMU on a saved state; the guest goes on where it was when this returns. */
+  static async restore(spec: VmmSpec, stateFd: number, consolePath: string, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<QemuMachine> {
+    const machine = await QemuMachine.boot(spec, consolePath, ledger, undo, wait);
+    try {
+      await loadState(machine.#qmp, stateFd, wait);
+      await machine.resume(wait);
+      return machine;
+    } catch (error) {
+      throw RuntimeError.wrap(error, "restore the VM");
     }
   }
 
@@ -96,6 +111,11 @@ export class QemuMachine implements VirtualMachine {
 
   async resume(options: WaitOptions = {}): Promise<void> {
     await this.#qmp.execute("cont", {}, options);
+  }
+
+  async save(stateFd: number, options: WaitOptions = {}): Promise<void> {
+    await this.pause(options);
+    await saveState(this.#qmp, stateFd, options);
   }
 
   kill(): Promise<void> {
