@@ -22,7 +22,7 @@ const common: BuildOptions = {
   banner: { js: 'import { createRequire as casemateCreateRequire } from "node:module"; const require = casemateCreateRequire(import.meta.url);' },
 };
 
-const entries: Readonly<Record<string, string>> = { cli: "src/cli/main.ts", owner: "src/host/control/owner-main.ts", index: "src/index.ts" };
+const entries: Readonly<Record<string, string>> = { cli: "src/cli/main.ts", owner: "src/host/control/owner-main.ts", template: "src/host/containers/template-main.ts", index: "src/index.ts" };
 
 rmSync("dist", { recursive: true, force: true });
 const present = Object.fromEntries(Object.entries(entries).filter(([name, path]) => {

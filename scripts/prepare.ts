@@ -1,8 +1,13 @@
 // prepare.ts: makes what every run needs, so that the first container does not wait for it. Does
 // nothing that is still valid.
 import { ensureGuestImage } from "../src/host/guest-image/guest-image.ts";
+import { prepareHost } from "../src/host/containers/prepare-host.ts";
 import { stateFolders } from "../src/host/store/paths.ts";
 
 const folders = stateFolders(undefined);
 const image = await ensureGuestImage(folders, { onProgress: (what) => console.log(what) });
 console.log(`guest image ${image.id} with Linux ${image.kernelRelease}`);
+
+const { setup, notes } = await prepareHost(folders, { debug: false, coldBoot: false, onProgress: (what) => console.log(what) });
+for (const note of notes) console.log(note);
+console.log(setup.template === undefined ? "no template" : `template ${setup.template}`);

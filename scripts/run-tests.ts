@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeError } from "../src/shared/base/errors.ts";
 import { runProcess } from "../src/shared/linux/run-process.ts";
+import { stateFolders } from "../src/host/store/paths.ts";
+import { releaseTemplateMemory } from "../src/host/template/template-memory.ts";
 import { runChecks } from "./check.ts";
 import { adoptOrphans, endDescendants } from "./test-runner/descendants.ts";
 import { limits } from "./test-runner/limits.ts";
@@ -44,10 +46,12 @@ async function check(): Promise<void> {
   }
 }
 
-/** The guest image, which every VM boots. Tests that need none still run when it cannot be made. */
+/** The guest image, which every VM boots, and the template, which most start from. Tests that need none still run when it cannot be made. */
 async function prepare(): Promise<void> {
   try {
     await runProcess(process.execPath, [join(root, "scripts/prepare.ts")], { timeoutMs: prepareTimeoutMs });
+    // Its holder would come and go in the listings of the host.
+    await releaseTemplateMemory(stateFolders(undefined));
   } catch (error) {
     problem(`make the guest image: ${describeError(error)}`);
   }

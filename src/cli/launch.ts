@@ -38,11 +38,9 @@ export async function makeContainer(options: ContainerOptions, launch: LaunchOpt
 export async function bootContainer(record: ContainerRecord, launch: LaunchOptions, stdio: StdioPlan, wait: WaitOptions): Promise<PreparedContainer> {
   const progress = new Progress({ quiet: launch.quiet });
   try {
-    const { setup, note } = await prepareHost(launch.folders, { debug: launch.debug, onProgress: progress.step });
-    if (note !== undefined && !launch.quiet) {
-      progress.done();
-      process.stderr.write(`casemate: ${note}\n`);
-    }
+    const { setup, notes } = await prepareHost(launch.folders, { debug: launch.debug, coldBoot: record.coldBoot, onProgress: progress.step });
+    progress.done();
+    if (!launch.quiet) for (const note of notes) process.stderr.write(`casemate: ${note}\n`);
     if (process.stderr.isTTY) progress.step("starting the sandbox");
     const prepared = await prepareContainer(record, setup, stdio, { timeoutMs: startTimeoutMs, ...wait });
     progress.done();

@@ -1,47 +1,53 @@
-import { statSync } from "node:fs";
+import { closeSync, statSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
-import { isErrnoException } from "../shared/base/errors.ts";
+import { RuntimeError, isErrnoException } from "../shared/base/errors.ts";
 import { connectAgent } from "./agent-client/agent-client.ts";
 import { kernelCommandLine } from "./guest-image/guest-image.ts";
-import { vmmKind, type Confinement } from "./hypervisor/qemu/launch.ts";
+import { hostKey } from "./hypervisor/qemu/accelerator.ts";
+import { qemuArguments, type QemuConfig } from "./hypervisor/qemu/arguments.ts";
+import { vmmKind, type Confinement, type VmmSpec } from "./hypervisor/qemu/launch.ts";
 import { QemuMachine, pluggableMemoryBytes } from "./hypervisor/qemu/qemu-machine.ts";
+import type { Accelerator } from "./hypervisor/virtual-machine.ts";
 import { addressSlotKind, defaultSlotRange, parseSlotRange } from "./network/address-slot.ts";
 import { loopbackGuardKind } from "./network/loopback-guard.ts";
 import { passtKind, startUserNetwork } from "./network/passt.ts";
 import type { SandboxDrivers } from "./sandbox/drivers.ts";
-import { bootMemoryBytes, memoryStepBytes } from "./sandbox/sandbox-config.ts";
+import { bootMemoryBytes, memoryStepBytes, type SandboxConfig } from "./sandbox/sandbox-config.ts";
 import { shareFolderKind, shareMountKind } from "./storage/shares/share-mount.ts";
 import { FolderShares } from "./storage/shares/shares.ts";
 import { virtiofsdKind } from "./storage/shares/virtiofsd.ts";
 import { releaserOf, type ResourceReleaser } from "./store/ledger.ts";
 import { isRootful, sandboxPaths } from "./store/paths.ts";
 import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
+import { copyTemplateMemory, openTemplateMemory } from "./template/template-memory.ts";
+import { openTemplateState, readTemplate } from "./template/template-store.ts";
 
 /** The drivers of this kind of machine: QEMU, passt, virtiofsd. The only place that names them. */
 export const drivers: SandboxDrivers = {
   async claimUser(config, ledger, undo) {
     return isRootful() ? ledger.plan((plan) => plan(sandboxUserKind, { folder: join(config.folders.run, "users"), sandboxId: config.sandboxId })).take(undo) : undefined;
   },
-  async bootVm(config, user, ledger, undo, wait) {
-    const paths = sandboxPaths(config.folders, config.sandboxId);
-    return QemuMachine.boot({
-      config: {
-        sandboxId: config.sandboxId,
-        accelerator: config.accelerator,
-        bootMemoryBytes,
-        pluggableMemoryBytes: pluggableMemoryBytes(totalmem(), memoryStepBytes),
-        memoryMode: config.shares ? "shared" : "private",
-        maxVcpus: availableParallelism(),
-        commandLine: kernelCommandLine(),
-      },
-      confinement: confinementOf(user),
-      kernelPath: config.kernelPath,
-      initramfsPath: config.initramfsPath,
-      rootImagePath: config.rootImagePath,
-      sockets: { qmp: paths.qmpSocket, control: paths.controlSocket, data: paths.dataSocket, console: paths.consoleSocket },
-      logPath: paths.vmmLog,
-    }, paths.console, ledger, undo, wait);
+  async bootVm(config, user, ledger, undo, wait, memoryFd) {
+    const qemu = { ...qemuConfig(config), ...(memoryFd !== undefined && { memoryMode: "shared", memorySource: "descriptor" } as const) };
+    return QemuMachine.boot({ ...vmmSpec(config, user), config: qemu, memoryFd }, consolePath(config), ledger, undo, wait);
+  },
+  async restoreVm(config, user, ledger, undo, wait) {
+    const template = config.template === undefined ? undefined : readTemplate(config.folders, config.template);
+    if (template === undefined) throw new RuntimeError("not_found", `template "${config.template ?? ""}" is not there`, { reason: "template_not_found" });
+    const memory = await openTemplateMemory(config.folders, template, wait);
+    undo.add("use of the template's memory", () => closeSync(memory.useFd));
+    const fds = [memory.fd];
+    try {
+      const stateFd = openTemplateState(config.folders, template);
+      fds.push(stateFd);
+      const memoryFd = config.shares ? await copyTemplateMemory(memory, template) : memory.fd;
+      if (config.shares) fds.push(memoryFd);
+      const qemu = { ...qemuConfig(config), memorySource: "descriptor", incoming: true } as const;
+      return await QemuMachine.restore({ ...vmmSpec(config, user), config: qemu, memoryFd }, stateFd, consolePath(config), ledger, undo, wait);
+    } finally {
+      for (const fd of fds) closeSync(fd); // QEMU has its own
+    }
   },
   connectAgent(config, wait) {
     return connectAgent(sandboxPaths(config.folders, config.sandboxId), wait);
@@ -70,6 +76,41 @@ export const releasers: readonly ResourceReleaser[] = [
   releaserOf(vmmKind), releaserOf(passtKind), releaserOf(loopbackGuardKind), releaserOf(addressSlotKind),
   releaserOf(virtiofsdKind), releaserOf(shareMountKind), releaserOf(shareFolderKind), releaserOf(sandboxUserKind),
 ];
+
+function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "shares">): QemuConfig {
+  return {
+    sandboxId: config.sandboxId,
+    accelerator: config.accelerator,
+    bootMemoryBytes,
+    pluggableMemoryBytes: pluggableMemoryBytes(totalmem(), memoryStepBytes),
+    memoryMode: config.shares ? "shared" : "private",
+    memorySource: "anonymous",
+    incoming: false,
+    maxVcpus: availableParallelism(),
+    commandLine: kernelCommandLine(),
+  };
+}
+
+function vmmSpec(config: SandboxConfig, user: SandboxUser | undefined): Omit<VmmSpec, "config"> {
+  const paths = sandboxPaths(config.folders, config.sandboxId);
+  return {
+    confinement: confinementOf(user),
+    kernelPath: config.kernelPath,
+    initramfsPath: config.initramfsPath,
+    rootImagePath: config.rootImagePath,
+    sockets: { qmp: paths.qmpSocket, control: paths.controlSocket, data: paths.dataSocket, console: paths.consoleSocket },
+    logPath: paths.vmmLog,
+  };
+}
+
+function consolePath(config: SandboxConfig): string {
+  return sandboxPaths(config.folders, config.sandboxId).console;
+}
+
+/** All about the VMM and this host that a saved VM depends on, as text. */
+export function machineFacts(accelerator: Accelerator): string {
+  return [...qemuArguments(qemuConfig({ sandboxId: "", accelerator, shares: false })), hostKey()].join("\n");
+}
 
 function confinementOf(user: SandboxUser | undefined): Confinement {
   return { user, groups: user === undefined ? [] : kvmGroup(), cgroupProcs: undefined, netns: undefined };

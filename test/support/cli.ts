@@ -1,9 +1,10 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { after, afterEach, before } from "node:test";
 import { sandboxPaths, stateFolders, type StateFolders } from "../../src/host/store/paths.ts";
+import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { keepEvidence } from "./evidence.ts";
 import { type CleanOptions, type HostWatch, watchHost } from "./host-clean.ts";
 
@@ -109,7 +110,7 @@ export function useCasemate(options: UseOptions = {}): Casemate {
   const root = mkdtempSync("/tmp/cm-");
   chmodSync(root, 0o711);
   const casemate = new Casemate(root);
-  before(() => shareGuestImage(root));
+  before(() => shareGuest(root));
   afterEach((context) => {
     if ("passed" in context && context.passed === false) keepEvidence(casemate.folders, context.name);
   });
@@ -117,6 +118,7 @@ export function useCasemate(options: UseOptions = {}): Casemate {
     try {
       await casemate.removeAll();
     } finally {
+      await releaseTemplateMemory(casemate.folders);
       rmSync(root, { recursive: true, force: true });
     }
     await watch.assertHostClean();
@@ -124,11 +126,16 @@ export function useCasemate(options: UseOptions = {}): Casemate {
   return casemate;
 }
 
-/** Guest images take half a minute to make and are never changed: all tests use the machine's own. */
-function shareGuestImage(root: string): void {
-  const guest = join(stateFolders(undefined).data, "guest");
-  mkdirSync(guest, { recursive: true, mode: 0o711 });
-  symlinkSync(guest, join(root, "guest"));
+/** Guest images and templates take half a minute to make and are never changed: all tests use the machine's own. */
+function shareGuest(root: string): void {
+  const { data } = stateFolders(undefined);
+  for (const name of ["guest", "templates"]) {
+    mkdirSync(join(data, name), { recursive: true, mode: 0o711 });
+    symlinkSync(join(data, name), join(root, name));
+  }
+  // Trying KVM where it hangs takes 5 s.
+  const accelerator = join(data, "accelerator.json");
+  if (existsSync(accelerator)) copyFileSync(accelerator, join(root, "accelerator.json"));
 }
 
 const signalNumbers: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGABRT: 6, SIGKILL: 9, SIGSEGV: 11, SIGPIPE: 13, SIGTERM: 15 };

@@ -30,6 +30,7 @@ const fileKind: ResourceKind<{ readonly name: string; readonly folder: string },
 /** A VM without a guest: knows what is plugged, ends when it is told to. */
 export class VmDouble implements VirtualMachine {
   readonly accelerator = "tcg";
+  readonly startedBy = "cold";
   readonly identity = { pid: 1, startTimeTicks: -1 };
   readonly exited: Promise<VmExit>;
   readonly plugged = new Set<string>();
@@ -59,6 +60,7 @@ export class VmDouble implements VirtualMachine {
   async resizeMemory(): Promise<void> { this.#require("grow memory"); }
   async pause(): Promise<void> { this.#require("pause"); }
   async resume(): Promise<void> { this.#require("resume"); }
+  async save(): Promise<void> { this.#require("save"); }
   close(): void { /* nothing is connected */ }
 
   async kill(): Promise<void> {
@@ -172,6 +174,7 @@ export class SandboxFixture {
         undo.add("VM", () => this.vm.kill());
         return this.vm;
       },
+      restoreVm: async () => { throw new RuntimeError("not_found", "there is no template"); },
       connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
     };
   }

@@ -1,14 +1,27 @@
 import { ensureGuestImage } from "../guest-image/guest-image.ts";
 import { chooseAccelerator } from "../assemble.ts";
+import { ensureTemplate } from "./ensure-template.ts";
 import type { StateFolders } from "../store/paths.ts";
 import type { HostSetup } from "./start-container.ts";
 
-/** Makes sure of what every start needs: the guest image, and the accelerator this host can really use. */
-export async function prepareHost(folders: StateFolders, options: { readonly debug: boolean; readonly onProgress: (what: string) => void }): Promise<{ readonly setup: HostSetup; readonly note: string | undefined }> {
+/** How {@link prepareHost} goes about it. */
+export interface PrepareOptions {
+  readonly debug: boolean;
+  /** Boot cold: no template is looked for or made. */
+  readonly coldBoot: boolean;
+  readonly onProgress: (what: string) => void;
+}
+
+/** Makes sure of what every start needs: the guest image, the accelerator this host can really use, and the template to start from. */
+export async function prepareHost(folders: StateFolders, options: PrepareOptions): Promise<{ readonly setup: HostSetup; readonly notes: readonly string[] }> {
   const guestImage = await ensureGuestImage(folders, { onProgress: options.onProgress });
   const { accelerator, explanation } = await chooseAccelerator(folders, guestImage, options.onProgress);
+  const template = options.coldBoot ? undefined : await ensureTemplate({ folders, guestImage, accelerator }, options.onProgress);
   return {
-    setup: { folders, guestImage, accelerator, debug: options.debug },
-    note: accelerator === "kvm" ? undefined : `running under emulation (TCG), which is slow: ${explanation}`,
+    setup: { folders, guestImage, accelerator, template: template?.key, debug: options.debug },
+    notes: [
+      ...(accelerator === "kvm" ? [] : [`running under emulation (TCG), which is slow: ${explanation}`]),
+      ...(template === undefined || template.key !== undefined ? [] : [`booting cold, there is no template: ${template.why}`]),
+    ],
   };
 }

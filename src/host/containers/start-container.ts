@@ -20,6 +20,8 @@ export interface HostSetup {
   readonly folders: StateFolders;
   readonly guestImage: GuestImage;
   readonly accelerator: Accelerator;
+  /** Key of the template to start from; undefined: boot cold. */
+  readonly template: string | undefined;
   readonly debug: boolean;
 }
 
@@ -99,6 +101,7 @@ function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig
     shares: record.volumes.length > 0,
     network: record.network,
     ports: record.ports,
+    template: setup.template,
     debug: setup.debug,
   };
 }

@@ -34,7 +34,7 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
         accelerator: sandbox.vm.accelerator,
         memoryBytes: BigInt(sandbox.config.memoryBytes),
         vcpuCount: sandbox.config.vcpuCount,
-        startedBy: "cold",
+        startedBy: sandbox.vm.startedBy,
         state: "running",
         guestKernel: sandbox.guestKernel,
         bootMs: BigInt(Math.round(sandbox.timings.reduce((end, timing) => Math.max(end, timing.startMs + timing.durationMs), 0))),

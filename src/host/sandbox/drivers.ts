@@ -42,7 +42,10 @@ export interface SandboxShares {
 export interface SandboxDrivers {
   /** The user that the VMM and its helpers run as; undefined: our own. */
   claimUser(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxUser | undefined>;
-  bootVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
+  /** `memoryFd`: a file to use as the guest's memory, shared with us. */
+  bootVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions, memoryFd?: number): Promise<VirtualMachine>;
+  /** Starts the VM from the template that the config names; the guest runs on when this returns. */
+  restoreVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
   connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack): Promise<SandboxNetwork>;
   startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;

@@ -19,6 +19,10 @@ export interface SandboxConfig {
   readonly shares: boolean;
   readonly network: "none" | "user";
   readonly ports: readonly PublishRequest[];
+  /** Key of the template to start from; undefined: boot cold. */
+  readonly template?: string | undefined;
+  /** This sandbox becomes a template itself: it is given no identity, network or size of its own. */
+  readonly pristine?: boolean | undefined;
   /** Log at debug level. */
   readonly debug: boolean;
 }

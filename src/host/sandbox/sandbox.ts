@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
@@ -17,14 +16,11 @@ import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
 import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
+import { raceDeath, startGuest } from "./start-guest.ts";
 import { Steps, type StepHook, type StepTiming } from "./steps.ts";
 
-/** Version of casemate.v1.Guest that this host speaks (docs/compatibility.md). */
-const guestProtocolVersion = 1;
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
 const powerOffTimeoutMs = 5_000;
-/** A lost connection and the end of the VM behind it are noticed within this time of each other. */
-const deathNoticeMs = 1_000;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
 const lostExitStatus = 137;
 
@@ -44,6 +40,8 @@ export interface SandboxContext {
   readonly ledger: Ledger;
   readonly log: Logger;
   readonly hook?: StepHook;
+  /** A file to use as the guest's memory, shared with us; for a VM that is to be saved. */
+  readonly memoryFd?: number;
   readonly onEvent: (event: SandboxEvent) => void;
   /** Puts the end of a container on disk, before anybody is told. */
   readonly recordEnd: (container: Container, end: ProcessEnd) => void;
@@ -100,6 +98,7 @@ export class Sandbox {
   #acknowledged: bigint;
   #nextStreamId = 1;
   #stopping: Promise<void> | undefined;
+  #saved = false;
 
   private constructor(config: SandboxConfig, context: SandboxContext, parts: Parts) {
     this.config = config;
@@ -127,18 +126,9 @@ export class Sandbox {
       const user = await steps.run("claim user", () => drivers.claimUser(config, ledger, undo));
       const shares = config.shares ? await steps.run("start virtiofsd", () => drivers.startShares(config, ledger, undo)) : undefined;
       const network = config.network === "none" ? undefined : await steps.run("start network", () => drivers.startNetwork(config, user, ledger, undo));
-      const vm = await steps.run("boot VM", () => drivers.bootVm(config, user, ledger, undo, steps.wait));
+      const { vm, connection, hello } = await startGuest(config, user, context, undo, steps);
+      if (config.pristine === true) return new Sandbox(config, context, { vm, connection, hello, network, shares, teardown: undo.move(), timings: steps.timings });
       const orDeath = raceDeath(vm);
-      const connection = await steps.run("connect to the agent", () => orDeath(drivers.connectAgent(config, steps.wait)));
-      undo.add("agent connection", () => connection.close());
-      const hello = await steps.run("greet the agent", () => orDeath(connection.guest.hello({ protocolVersion: guestProtocolVersion }, steps.wait)));
-      await steps.run("refresh the guest", () => orDeath(connection.guest.refresh({
-        sandboxId: config.sandboxId,
-        hostname: config.hostname,
-        machineId: randomBytes(16).toString("hex"),
-        entropy: randomBytes(64),
-        unixNanos: BigInt(Date.now()) * 1_000_000n,
-      }, steps.wait)));
       await steps.run("grow memory", () => orDeath(vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), steps.wait)));
       if (config.vcpuCount > 1) {
         await steps.run("grow vCPUs", () => orDeath(vm.growVcpus(config.vcpuCount, steps.wait)));
@@ -296,6 +286,17 @@ export class Sandbox {
     });
   }
 
+  /**
+   * Lets go of the agent, which forgets what it kept for us, pauses the VM and writes its state without
+   * its memory. Afterwards the sandbox can only be stopped.
+   */
+  async saveTemplate(stateFd: number, options: WaitOptions): Promise<void> {
+    await this.#connection.guest.acknowledgeEvents({ upToSequence: this.#acknowledged }, options);
+    this.#saved = true;
+    this.#connection.close();
+    await this.vm.save(stateFd, options);
+  }
+
   /** Ends the VM: politely within the time, then by force; gives everything back. Later calls get the first one's outcome. */
   stop(timeoutMs: number = powerOffTimeoutMs): Promise<void> {
     this.#stopping ??= this.#stop(timeoutMs);
@@ -336,7 +337,7 @@ export class Sandbox {
       this.#context.log.debug("agent events ended", { error: describeError(error) });
     }
     // Without its agent a running VM is of no use to anybody: its processes can be neither seen nor stopped.
-    if (this.#stopping === undefined) await this.vm.kill();
+    if (this.#stopping === undefined && !this.#saved) await this.vm.kill();
   }
 
   async #handle(event: Event): Promise<void> {
@@ -377,30 +378,6 @@ export class Sandbox {
   #emit(action: SandboxEvent["action"], containerId: string, execId = "", attributes: Readonly<Record<string, string>> = {}): void {
     this.#context.onEvent({ action, containerId, execId, attributes });
   }
-}
-
-/**
- * Ends a wait with the VM: nobody in it can answer once it is gone. Its end takes every connection with
- * it, and may be noticed there first; that the VM ended, and the guest's last words, say more than that.
- */
-function raceDeath(vm: VirtualMachine): <T>(work: Promise<T>) => Promise<T> {
-  const died = vm.exited.then((exit): never => { throw vmDied(exit); });
-  died.catch(() => { /* only of interest while a step races it */ });
-  return async (work) => {
-    try {
-      return await Promise.race([work, died]);
-    } catch (error) {
-      if (!RuntimeError.is(error, "unavailable")) throw error;
-      return await orAbandon(died, "the VM's end", { timeoutMs: deathNoticeMs }).catch((other: unknown) => { throw RuntimeError.is(other, "deadline_exceeded") ? error : other; });
-    }
-  };
-}
-
-/** The error of whatever waited for a VM that ended. */
-function vmDied(exit: VmExit): RuntimeError {
-  const how = exit.process.signal ?? `exit code ${exit.process.exitCode ?? "unknown"}`;
-  const tail = exit.consoleTail.trim();
-  return new RuntimeError("unavailable", `the VM ${exit.reason === "died" ? `died (${how})` : exit.reason.replace("_", " ")}${tail === "" ? "" : `; end of its console:\n${tail}`}`, { reason: "vmm_died", hint: "see the guest's console above and vmm.log in the sandbox's folder" });
 }
 
 /** docker's status of a command that could not be started. */

@@ -64,3 +64,28 @@ export function sandboxPaths(folders: StateFolders, sandboxId: string) {
     share: join(folder, "share"),
   };
 }
+
+/** Files of one template: what was saved in the data folder, what holds its memory in the run folder. */
+export function templatePaths(folders: StateFolders, key: string) {
+  const folder = join(folders.data, "templates", key);
+  const run = join(folders.run, "templates", key);
+  return {
+    folder,
+    manifest: join(folder, "template.json"),
+    /** The guest's memory, sparse. */
+    memory: join(folder, "memory"),
+    /** The devices' state, as QEMU wrote it. */
+    state: join(folder, "state"),
+    run,
+    /** Which process holds the memory. */
+    holder: join(run, "holder.json"),
+    /** Held by flock while a holder is started. */
+    holderLock: join(run, "holder.lock"),
+    /** Held by flock, together, by all who use the memory. */
+    use: join(run, "use.lock"),
+    /** Held by flock while the template is made. */
+    makerLock: join(folders.run, "templates", `${key}.lock`),
+    /** What its maker does at the moment. */
+    makerLog: join(folders.run, "templates", `${key}.log`),
+  };
+}

@@ -1,0 +1,146 @@
+import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
+import { join } from "node:path";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { Logger } from "../../shared/base/log.ts";
+import { flockExclusive } from "../../shared/linux/flock.ts";
+import { createMemoryFile } from "../../shared/linux/memfd.ts";
+import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import { drivers } from "../assemble.ts";
+import { releaseHeld } from "../control/lost-sandbox.ts";
+import { removeSandboxFolder } from "../control/sweep.ts";
+import type { GuestImage } from "../guest-image/guest-image.ts";
+import type { Accelerator } from "../hypervisor/virtual-machine.ts";
+import type { ProcessIoOptions } from "../sandbox/process-io.ts";
+import { bootMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { Sandbox } from "../sandbox/sandbox.ts";
+import { ensureImage } from "../storage/images/pull.ts";
+import { ensureWritableLayer } from "../storage/writable-layer.ts";
+import { Ledger } from "../store/ledger.ts";
+import { sandboxPaths, templatePaths, type StateFolders } from "../store/paths.ts";
+import { holdTemplateMemory } from "../template/template-memory.ts";
+import { pruneTemplates, publishTemplate, readTemplate, type Template } from "../template/template-store.ts";
+
+/** What to make a template of. */
+export interface TemplateRequest {
+  readonly folders: StateFolders;
+  readonly key: string;
+  readonly guestImage: GuestImage;
+  readonly accelerator: Accelerator;
+}
+
+/** A cold boot takes 5 to 20 s, warming up as long again. */
+const makeTimeoutMs = 180_000;
+/** In the warm-up container. */
+const execRounds = 2;
+
+/**
+ * Boots a VM, warms it up and saves it. Returns undefined when another process is making the same
+ * template. Leaves nothing but the template, whole, or nothing at all.
+ */
+export async function makeTemplate(request: TemplateRequest, log: Logger, onProgress: (what: string) => void): Promise<Template | undefined> {
+  const { folders, key } = request;
+  const { makerLock } = templatePaths(folders, key);
+  mkdirSync(join(makerLock, ".."), { recursive: true, mode: 0o700 });
+  const lock = flockExclusive(makerLock);
+  if (lock === undefined) return undefined;
+  try {
+    return readTemplate(folders, key) ?? await make(request, log, onProgress);
+  } finally {
+    closeSync(lock);
+  }
+}
+
+async function make(request: TemplateRequest, log: Logger, onProgress: (what: string) => void): Promise<Template> {
+  const { folders, key, guestImage, accelerator } = request;
+  const began = performance.now();
+  const config = sandboxConfig(request);
+  const paths = sandboxPaths(folders, config.sandboxId);
+  // We hold the lock: what is there is of a maker that died.
+  if (existsSync(paths.folder)) await releaseHeld(folders, config.sandboxId);
+  mkdirSync(paths.folder, { recursive: true, mode: 0o711 });
+  const memoryFd = createMemoryFile("casemate-template", bootMemoryBytes);
+  try {
+    onProgress("booting");
+    const sandbox = await Sandbox.create(config, { drivers, ledger: Ledger.open(paths.ledger), log, memoryFd, onEvent: () => undefined, recordEnd: () => undefined }, { timeoutMs: makeTimeoutMs });
+    const statePath = join(paths.folder, "state");
+    try {
+      onProgress("warming up");
+      await warmUp(sandbox, folders, paths.folder);
+      onProgress("saving");
+      const stateFd = openSync(statePath, "wx", 0o600);
+      try {
+        await sandbox.saveTemplate(stateFd, { timeoutMs: makeTimeoutMs });
+      } finally {
+        closeSync(stateFd);
+      }
+    } finally {
+      await sandbox.stop(0);
+    }
+    const template = await publishTemplate(folders, {
+      key, accelerator, kernelRelease: guestImage.kernelRelease, guestImageId: guestImage.id, memoryBytes: bootMemoryBytes, madeInMs: Math.round(performance.now() - began), memoryFd, statePath,
+    });
+    await holdTemplateMemory(folders, template, memoryFd);
+    for (const gone of pruneTemplates(folders)) log.info("template removed, it was not used for long", { template: gone });
+    return template;
+  } finally {
+    closeSync(memoryFd);
+    removeSandboxFolder(paths.folder);
+  }
+}
+
+function sandboxConfig({ folders, key, guestImage, accelerator }: TemplateRequest): SandboxConfig {
+  return {
+    version: 1, sandboxId: `template-${key.slice(0, 12)}`, folders, hostname: "casemate", accelerator,
+    kernelPath: guestImage.kernelPath, initramfsPath: guestImage.initramfsPath, rootImagePath: guestImage.rootImagePath,
+    memoryBytes: bootMemoryBytes, vcpuCount: 1, shares: false, network: "none", ports: [], pristine: true, debug: false,
+  };
+}
+
+/**
+ * Takes the whole path of a container once (plug, mount, crun's create, start, exec, delete), so that
+ * whatever it reads from the root image and compiles is in the memory that is saved. The image is the
+ * embedded one: what is warm is the guest, not the image.
+ */
+async function warmUp(sandbox: Sandbox, folders: StateFolders, folder: string): Promise<void> {
+  const image = await ensureImage(folders, "busybox");
+  const disk = join(folder, "warm-up.ext4");
+  await ensureWritableLayer(folders, disk);
+  const wait = { timeoutMs: makeTimeoutMs };
+  const containerId = "warm-up";
+  const io: ProcessIoOptions = { terminal: false, stdin: false, log: undefined, holdOutput: false };
+  const container = await sandbox.createContainer({
+    containerId, bundle: folder, spec: warmUpSpec(), user: "", createCwd: true, guestEtcFiles: true, io, terminalSize: undefined,
+    rootfs: [{ type: image.rootfs.fsType, source: image.rootfs.path, options: ["ro"] }, { type: "ext4", source: disk, options: ["rw"] }],
+  }, wait);
+  await sandbox.startContainer(containerId, wait);
+  for (let round = 0; round < execRounds; round++) {
+    const execId = `warm-up-${round}`;
+    const exec = sandbox.registerExec({ containerId, execId, process: processOf(["true"]), user: "", io, terminalSize: undefined, autoRemove: true });
+    await sandbox.startExec(containerId, execId, wait);
+    const { exitStatus } = await exec.wait(wait);
+    if (exitStatus !== 0) throw new RuntimeError("internal", `warm up: exit status ${exitStatus}`);
+  }
+  await sandbox.kill(containerId, "", 9, true, wait);
+  await container.init.wait(wait);
+  await sandbox.deleteContainer(containerId, wait);
+}
+
+function processOf(args: string[]): OciProcess {
+  return { user: { uid: 0, gid: 0 }, args, cwd: "/", env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] };
+}
+
+function warmUpSpec(): RunnableSpec {
+  return {
+    ociVersion: "1.0.2",
+    process: processOf(["sleep", "3600"]),
+    root: { path: "rootfs" },
+    mounts: [
+      { destination: "/proc", type: "proc", source: "proc" },
+      { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+      { destination: "/dev/pts", type: "devpts", source: "devpts", options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] },
+      { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"] },
+      { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["nosuid", "noexec", "nodev", "ro"] },
+    ],
+    linux: { namespaces: ["pid", "ipc", "uts", "mount", "cgroup"].map((type) => ({ type })) },
+  };
+}

@@ -1,0 +1,165 @@
+import { createHash } from "node:crypto";
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
+import { join } from "node:path";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { readVersioned } from "../store/container-store.ts";
+import { templatePaths, type StateFolders } from "../store/paths.ts";
+import { copyMemory } from "./memory-copy.ts";
+
+/** A VM that was booted once and saved, as template.json says it (docs/files.md). Nothing in its folder ever changes. */
+export interface Template {
+  readonly version: 1;
+  readonly key: string;
+  readonly createdAtUnixMs: number;
+  readonly accelerator: string;
+  readonly kernelRelease: string;
+  readonly guestImageId: string;
+  readonly memoryBytes: number;
+  /** Hash of the memory, {@link copyMemory}'s kind. */
+  readonly memoryHash: string;
+  /** Bytes of memory that are not zero. */
+  readonly memoryUsedBytes: number;
+  readonly stateBytes: number;
+  /** SHA-256 of the device state, hexadecimal. */
+  readonly stateHash: string;
+  /** How long it took to boot, warm up and save. */
+  readonly madeInMs: number;
+}
+
+/** Unused for longer than this, a template is removed when another one is made. */
+const maxAgeMs = 14 * 24 * 3_600_000;
+/** Most templates that are kept, the last used first; each is some 150 MB. */
+const maxTemplates = 6;
+const keyPattern = /^[0-9a-f]{32}$/;
+
+/** The template with that key if it is there and whole in size. */
+export function readTemplate(folders: StateFolders, key: string): Template | undefined {
+  const { manifest, memory, state } = templatePaths(folders, key);
+  const template = readVersioned(manifest) as Template | undefined; // written by publishTemplate alone
+  if (template === undefined) return undefined;
+  return sizeOf(memory) === template.memoryBytes && sizeOf(state) === template.stateBytes ? template : undefined;
+}
+
+/** Every template, the last used first. Folders that are half made or half gone are passed over. */
+export function listTemplates(folders: StateFolders): { readonly template: Template; readonly lastUsedUnixMs: number }[] {
+  return namesIn(join(folders.data, "templates")).filter((name) => keyPattern.test(name)).flatMap((key) => {
+    const template = readTemplate(folders, key);
+    return template === undefined ? [] : [{ template, lastUsedUnixMs: statSync(templatePaths(folders, key).manifest).mtimeMs }];
+  }).sort((a, b) => b.lastUsedUnixMs - a.lastUsedUnixMs);
+}
+
+/** The one template that a key or its beginning means. @throws RuntimeError `not_found` (reason `template_not_found`). */
+export function findTemplate(folders: StateFolders, prefix: string): Template {
+  const matches = listTemplates(folders).filter(({ template }) => template.key.startsWith(prefix));
+  const [only] = matches;
+  if (only === undefined || matches.length > 1) throw new RuntimeError("not_found", `template "${prefix}": ${matches.length === 0 ? "no such template" : "more than one begins so"}`, { reason: "template_not_found", hint: "`casemate template ls` lists them" });
+  return only.template;
+}
+
+/** What a maker has in its hands when the VM is saved. */
+export interface SavedVm extends Pick<Template, "key" | "accelerator" | "kernelRelease" | "guestImageId" | "memoryBytes" | "madeInMs"> {
+  /** The guest's memory; nobody writes it any more. */
+  readonly memoryFd: number;
+  /** File with the device state. */
+  readonly statePath: string;
+}
+
+/** Puts a saved VM on disk as a template: whole, or not at all. The caller holds the key's lock. */
+export async function publishTemplate(folders: StateFolders, saved: SavedVm): Promise<Template> {
+  const { memoryFd, statePath, ...facts } = saved;
+  const paths = templatePaths(folders, saved.key);
+  const draft = join(folders.data, "templates", `.new-${saved.key}`);
+  rmSync(draft, { recursive: true, force: true }); // of a maker that died
+  mkdirSync(draft, { recursive: true, mode: 0o700 });
+  try {
+    const memory = openSync(join(draft, "memory"), "wx", 0o400);
+    let copied;
+    try {
+      copied = await copyMemory(memoryFd, memory, saved.memoryBytes);
+      fsyncSync(memory);
+    } finally {
+      closeSync(memory);
+    }
+    const state = readFileSync(statePath);
+    writeFileAtomic(join(draft, "state"), state, 0o400);
+    const template: Template = {
+      version: 1, ...facts, createdAtUnixMs: Date.now(),
+      memoryHash: copied.hash, memoryUsedBytes: copied.usedBytes, stateBytes: state.length, stateHash: hashState(state),
+    };
+    writeFileAtomic(join(draft, "template.json"), JSON.stringify(template, undefined, 1));
+    rmSync(paths.folder, { recursive: true, force: true }); // one that was found damaged
+    renameSync(draft, paths.folder);
+    return template;
+  } catch (error) {
+    rmSync(draft, { recursive: true, force: true });
+    throw RuntimeError.wrap(error, `write template "${saved.key}"`);
+  }
+}
+
+/** The device state, compared with its hash. @throws RuntimeError `data_loss` (reason `template_corrupt`). */
+export function openTemplateState(folders: StateFolders, template: Template): number {
+  const { state } = templatePaths(folders, template.key);
+  if (hashState(readFileSync(state)) !== template.stateHash) throw templateCorrupt(template, "its device state");
+  return openSync(state, "r");
+}
+
+/** The error of a template whose bytes are not those that were written. */
+export function templateCorrupt(template: Template, what: string): RuntimeError {
+  return new RuntimeError("data_loss", `template "${template.key}": ${what} is not what was saved`, { reason: "template_corrupt", hint: "it is set aside and made again by the next run; check the disk" });
+}
+
+/** Notes that a template was used just now; what is used is kept longest. */
+export function touchTemplate(folders: StateFolders, key: string): void {
+  const now = new Date();
+  try {
+    utimesSync(templatePaths(folders, key).manifest, now, now);
+  } catch (error) {
+    if (!isErrnoException(error, "ENOENT")) throw error; // removed meanwhile: whoever has it open goes on
+  }
+}
+
+/** Takes a damaged template out of the way, so that the next run makes a new one; the last damaged one is kept for a look. "Already gone" is success. */
+export function setTemplateAside(folders: StateFolders, key: string): void {
+  const aside = join(folders.data, "templates", ".damaged");
+  rmSync(aside, { recursive: true, force: true });
+  try {
+    renameSync(templatePaths(folders, key).folder, aside);
+  } catch (error) {
+    if (!isErrnoException(error, "ENOENT")) throw error;
+  }
+}
+
+/** Removes a template's files; VMs that were started from it have what they need. "Already gone" is success. */
+export function removeTemplate(folders: StateFolders, key: string): void {
+  const doomed = join(folders.data, "templates", `.gone-${key}`);
+  try {
+    renameSync(templatePaths(folders, key).folder, doomed);
+  } catch (error) {
+    if (!isErrnoException(error, "ENOENT")) throw error;
+  }
+  rmSync(doomed, { recursive: true, force: true });
+}
+
+/** Removes templates that were not used for long, and all but the last used few. Returns their keys. */
+export function pruneTemplates(folders: StateFolders, options: { readonly all?: boolean } = {}): string[] {
+  const oldest = Date.now() - maxAgeMs;
+  const doomed = listTemplates(folders).filter(({ lastUsedUnixMs }, index) => options.all === true || index >= maxTemplates || lastUsedUnixMs < oldest).map(({ template }) => template.key);
+  for (const key of doomed) removeTemplate(folders, key);
+  for (const name of namesIn(join(folders.data, "templates"))) {
+    if (name.startsWith(".gone-") || name === ".damaged") rmSync(join(folders.data, "templates", name), { recursive: true, force: true });
+  }
+  return doomed;
+}
+
+function hashState(bytes: Buffer): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+function sizeOf(path: string): number {
+  return existsSync(path) ? statSync(path).size : -1;
+}
+
+function namesIn(folder: string): string[] {
+  return existsSync(folder) ? readdirSync(folder) : [];
+}
