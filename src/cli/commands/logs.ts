@@ -49,15 +49,10 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
   const { log } = containerPaths(folders, record.containerId);
   const store = new ContainerStore(folders);
   const printer = new LogPrinter(flags.timestamps ?? false);
-  const printed = new Map<number, number>();
-  const print = async (entry: LogRecord): Promise<void> => {
-    // The follower begins with a file that was read already.
-    if (entry.offset < (printed.get(entry.fd) ?? 0)) return;
-    printed.set(entry.fd, entry.offset + entry.bytes.length);
-    await printer.print(entry);
-  };
+  const position = new LogPosition();
   const lines = parseTail(flags.tail);
-  for (const entry of lines === undefined ? readContainerLog(log) : lastLines(readContainerLog(log), lines, printed)) await print(entry);
+  const output = outputOf(readContainerLog(log), position);
+  for (const entry of lines === undefined ? output : lastLines(output, lines)) await printer.print(entry);
   if (flags.follow !== true) return;
   const follower = new LogFollower(log);
   try {
@@ -65,11 +60,33 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
       // Looked at before reading: what was printed before the end is then read after it.
       const { status } = readPresentStatus(store, record);
       running = (status === "running" || status === "paused") && store.read(record.containerId) !== undefined;
-      for (const entry of follower.poll()) await print(entry);
+      // The follower begins with a file that was read already.
+      for (const entry of outputOf(follower.poll(), position)) await printer.print(entry);
       if (running) await delay(pollMs);
     }
   } finally {
     follower.close();
+  }
+}
+
+/** How far a log has been read: the run of the container, and in it the end of each stream. */
+class LogPosition {
+  #newestRun = 0n;
+  /** The run of the records that are being read; behind the newest one when a file is read again. */
+  #run = 0n;
+  readonly #ends = new Map<number, number>();
+
+  /** True for a record with output that was not read before. */
+  passes({ fd, offset, unixNanos, bytes }: LogRecord): boolean {
+    if (fd === 0) {
+      this.#run = unixNanos;
+      if (unixNanos > this.#newestRun) this.#ends.clear();
+      if (unixNanos > this.#newestRun) this.#newestRun = unixNanos;
+      return false;
+    }
+    if (this.#run !== this.#newestRun || offset < (this.#ends.get(fd) ?? 0)) return false;
+    this.#ends.set(fd, offset + bytes.length);
+    return true;
   }
 }
 
@@ -105,15 +122,19 @@ function parseTail(text: string | undefined): number | undefined {
   return Number(text);
 }
 
-/** The records that hold the last lines of both streams together, the first one cut; `passed` is told where each stream's rest begins. */
-function lastLines(records: Iterable<LogRecord>, lines: number, passed: Map<number, number>): LogRecord[] {
+/** The records with output that was not read before. */
+function* outputOf(records: Iterable<LogRecord>, position: LogPosition): Generator<LogRecord> {
+  for (const record of records) if (position.passes(record)) yield record;
+}
+
+/** The records that hold the last lines of both streams together, the first one cut. */
+function lastLines(records: Iterable<LogRecord>, lines: number): LogRecord[] {
   const kept: LogRecord[] = [];
   let newlines = 0;
   const countOf = ({ bytes }: LogRecord): number => bytes.reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
   for (const record of records) {
     kept.push(record);
     newlines += countOf(record);
-    passed.set(record.fd, record.offset + record.bytes.length);
     // One newline more than lines: the one that ends the line before.
     for (let first = kept[0]; first !== undefined && kept.length > 1 && newlines - countOf(first) > lines; first = kept[0]) {
       newlines -= countOf(first);
@@ -129,7 +150,5 @@ function lastLines(records: Iterable<LogRecord>, lines: number, passed: Map<numb
     at = first.bytes.indexOf(10, at) + 1;
     excess--;
   }
-  const result = [{ ...first, offset: first.offset + at, bytes: first.bytes.subarray(at) }, ...rest];
-  for (const record of result) passed.set(record.fd, Math.min(passed.get(record.fd) ?? record.offset, record.offset));
-  return result;
+  return [{ ...first, offset: first.offset + at, bytes: first.bytes.subarray(at) }, ...rest];
 }

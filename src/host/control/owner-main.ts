@@ -13,9 +13,10 @@ import { TtrpcServer } from "../../shared/ttrpc/server.ts";
 import { drivers } from "../assemble.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
-import { ContainerStore, readVersioned } from "../store/container-store.ts";
+import { ContainerStore } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths } from "../store/paths.ts";
+import { readStateFile } from "../store/state-file.ts";
 import { Owner } from "./owner.ts";
 import { ownerService } from "./owner-service.ts";
 import { releaseHeld } from "./lost-sandbox.ts";
@@ -27,7 +28,7 @@ const startTimeoutMs = 120_000;
 const readyFd = 3;
 
 async function main(folder: string): Promise<void> {
-  const config = readVersioned(join(folder, "sandbox.json")) as SandboxConfig | undefined; // written by start-owner.ts, which checked it
+  const config = readStateFile(join(folder, "sandbox.json")) as SandboxConfig | undefined; // written by start-owner.ts, which checked it
   if (config === undefined) throw new RuntimeError("not_found", `read "${folder}/sandbox.json"`);
   const paths = sandboxPaths(config.folders, config.sandboxId);
   const log = new Logger({ level: config.debug ? "debug" : "info", fields: { sandboxId: config.sandboxId } });

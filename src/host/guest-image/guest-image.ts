@@ -7,7 +7,7 @@ import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
 import { packageRoot } from "../config/package-root.ts";
-import { readVersioned } from "../store/container-store.ts";
+import { readStateFile } from "../store/state-file.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { encodeCpio, type CpioEntry } from "./cpio.ts";
 import { ModuleIndex } from "./kernel-modules.ts";
@@ -65,7 +65,7 @@ function knownGuestImage(folders: StateFolders): GuestImage | undefined {
   if (kernel === undefined) return undefined;
   const pointer = join(folders.data, "guest/by-inputs", fingerprint(kernel));
   if (!existsSync(pointer)) return undefined;
-  const image = readVersioned(join(folders.data, "guest/images", readFileSync(pointer, "utf8"), "manifest.json")) as GuestImage | undefined; // written by buildGuestImage alone
+  const image = readStateFile(join(folders.data, "guest/images", readFileSync(pointer, "utf8"), "manifest.json")) as GuestImage | undefined; // written by buildGuestImage alone
   return image !== undefined && sizesMatch(image) ? image : undefined;
 }
 

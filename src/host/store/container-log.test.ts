@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { appendFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { ContainerLogWriter, LogDecoder, LogFollower, encodeLogHeader, readContainerLog, type LogRecord } from "./container-log.ts";
+import { ContainerLogWriter, LogDecoder, LogFollower, encodeLogHeader, readContainerLog, readLogRun, type LogRecord } from "./container-log.ts";
 
 const record = (offset: number, text: string, fd = 1): LogRecord => ({ fd, offset, unixNanos: 5n, bytes: Buffer.from(text) });
 
@@ -34,7 +34,8 @@ test("ContainerLogWriter rotates and keeps at most the given number of files", a
   for (let index = 0; index < 12; index++) await writer.append(record(index * 10, `line ${String(index).padStart(4, "0")}\n`));
   await writer.close();
   assert.deepEqual(readdirSync(folder.path).sort(), ["log", "log.1", "log.2"]);
-  const offsets = [...readContainerLog(path)].map(({ offset }) => offset);
+  assert.deepEqual([...readContainerLog(path)].filter(({ fd }) => fd === 0).map(({ unixNanos }) => unixNanos), [writer.runId, writer.runId, writer.runId], "each file begins with a mark");
+  const offsets = [...readLogRun(path, writer.runId)].map(({ offset }) => offset);
   assert.equal(offsets.at(-1), 110);
   assert.deepEqual(offsets, offsets.map((_, index) => (offsets[0] ?? 0) + index * 10), "no gap among what was kept");
 });
@@ -44,13 +45,48 @@ test("LogFollower sees appended records once, also across a rotation", async () 
   const path = join(folder.path, "log");
   const writer = await ContainerLogWriter.open(path, { maxFileBytes: 60, maxFiles: 3 });
   const follower = new LogFollower(path);
-  assert.deepEqual(follower.poll(), []);
+  assert.deepEqual(follower.poll().map(({ fd }) => fd), [0]);
   const seen: number[] = [];
   for (let index = 0; index < 8; index++) {
     await writer.append(record(index, "x"));
-    seen.push(...follower.poll().map(({ offset }) => offset));
+    seen.push(...follower.poll().filter(({ fd }) => fd !== 0).map(({ offset }) => offset));
   }
   await writer.close();
   follower.close();
   assert.deepEqual(seen, [0, 1, 2, 3, 4, 5, 6, 7]);
+});
+
+test("a log goes on where its writer died, in every byte of the last record", async () => {
+  using folder = temporaryFolder();
+  const path = join(folder.path, "log");
+  const first = await ContainerLogWriter.open(path);
+  await first.append(record(0, "old run"));
+  await first.close();
+  const second = await ContainerLogWriter.open(path);
+  await second.append(record(0, "one"));
+  await second.append(record(0, "err", 2));
+  await second.close();
+  const whole = readFileSync(path);
+  const unfinished = Buffer.concat([encodeLogHeader(record(3, "two")), Buffer.from("two")]);
+  for (let cut = 0; cut <= unfinished.length; cut++) {
+    writeFileSync(path, whole);
+    appendFileSync(path, unfinished.subarray(0, cut));
+    const { writer, end } = await ContainerLogWriter.resume(path);
+    assert.deepEqual([end.runId, [...end.offsets]], [second.runId, [[1, cut === unfinished.length ? 6 : 3], [2, 3]]]);
+    await writer.append(record(end.offsets.get(1) ?? 0, "!"));
+    await writer.close();
+    assert.equal([...readLogRun(path, second.runId)].filter(({ fd }) => fd === 1).map(({ bytes }) => Buffer.from(bytes).toString()).join(""), cut === unfinished.length ? "onetwo!" : "one!");
+  }
+});
+
+test("a log that cannot be read is set aside, and output goes on in a new one", async () => {
+  using folder = temporaryFolder();
+  const path = join(folder.path, "log");
+  writeFileSync(path, Buffer.alloc(64, 0x41));
+  const { writer, end } = await ContainerLogWriter.resume(path);
+  await writer.append(record(7, "x"));
+  await writer.close();
+  assert.equal(end.runId, undefined);
+  assert.deepEqual([...readLogRun(path, writer.runId)].map(({ offset }) => offset), [7]);
+  assert.equal(readdirSync(folder.path).filter((name) => name.startsWith("log.corrupt-")).length, 1);
 });

@@ -1,10 +1,11 @@
-import { closeSync, fstatSync, openSync, readSync, renameSync, statSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, renameSync, statSync, truncateSync } from "node:fs";
 import { open, type FileHandle } from "node:fs/promises";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { setAside } from "./state-file.ts";
 
 /** One piece of output; docs/log-format.md draws the bytes. */
 export interface LogRecord {
-  /** 1 stdout, 2 stderr. */
+  /** 1 stdout, 2 stderr; 0 for a mark: what follows belongs to the run that began at `unixNanos`, whose offsets count from 0. */
   readonly fd: number;
   /** Position of the first byte in that stream. */
   readonly offset: number;
@@ -58,9 +59,28 @@ export class LogDecoder {
   }
 }
 
-/** Appends a container's output to its log and rotates it: `log`, `log.1`, `log.2`. Writes are in the order of the calls. */
+/** Where a log ends: the run it is about, and how much of each stream it holds. */
+export interface LogEnd {
+  /** Undefined: a log without marks, or without anything. */
+  readonly runId: bigint | undefined;
+  /** By descriptor: the offset after the last byte of the run. */
+  readonly offsets: ReadonlyMap<number, number>;
+}
+
+/** Options of {@link ContainerLogWriter.open}. */
+export interface LogOptions {
+  readonly maxFileBytes?: number;
+  readonly maxFiles?: number;
+}
+
+/**
+ * Appends a container's output to its log and rotates it: `log`, `log.1`, `log.2`. Writes are in the
+ * order of the calls. Each run of the container, and each file, begins with a mark.
+ */
 export class ContainerLogWriter {
-  readonly #path: string;
+  readonly path: string;
+  /** When the run began, in nanoseconds; tells runs apart. */
+  readonly runId: bigint;
   readonly #maxFileBytes: number;
   readonly #maxFiles: number;
   #file: FileHandle;
@@ -69,18 +89,36 @@ export class ContainerLogWriter {
   #queued: LogRecord[] = [];
   #failure: RuntimeError | undefined;
 
-  private constructor(path: string, file: FileHandle, fileBytes: number, maxFileBytes: number, maxFiles: number) {
-    this.#path = path;
+  private constructor(path: string, file: FileHandle, fileBytes: number, runId: bigint, options: LogOptions) {
+    this.path = path;
+    this.runId = runId;
     this.#file = file;
     this.#fileBytes = fileBytes;
-    this.#maxFileBytes = maxFileBytes;
-    this.#maxFiles = maxFiles;
+    this.#maxFileBytes = options.maxFileBytes ?? defaultMaxFileBytes;
+    this.#maxFiles = options.maxFiles ?? defaultMaxFiles;
   }
 
-  static async open(path: string, options: { readonly maxFileBytes?: number; readonly maxFiles?: number } = {}): Promise<ContainerLogWriter> {
+  /** Opens the log for a new run of its container. */
+  static async open(path: string, options: LogOptions = {}): Promise<ContainerLogWriter> {
+    cutIncomplete(path);
+    const writer = await ContainerLogWriter.#append(path, BigInt(Date.now()) * 1_000_000n, options);
+    writer.#queue(writer.#mark());
+    await writer.flushed();
+    return writer;
+  }
+
+  /** Opens the log for the run it ends with, whose writer has died. A record that was being written is cut off. */
+  static async resume(path: string, options: LogOptions = {}): Promise<{ readonly writer: ContainerLogWriter; readonly end: LogEnd }> {
+    cutIncomplete(path);
+    const end = findLogEnd(path);
+    if (end.runId === undefined) return { writer: await ContainerLogWriter.open(path, options), end };
+    return { writer: await ContainerLogWriter.#append(path, end.runId, options), end };
+  }
+
+  static async #append(path: string, runId: bigint, options: LogOptions): Promise<ContainerLogWriter> {
     const file = await open(path, "a", 0o600);
     const { size } = await file.stat();
-    return new ContainerLogWriter(path, file, size, options.maxFileBytes ?? defaultMaxFileBytes, options.maxFiles ?? defaultMaxFiles);
+    return new ContainerLogWriter(path, file, size, runId, options);
   }
 
   /** The first failure to write, e.g. a full disk. Output after it is dropped so that the workload goes on. */
@@ -90,14 +128,27 @@ export class ContainerLogWriter {
 
   /** Resolves when the record has been handed to the kernel (or dropped after a failure). */
   append(record: LogRecord): Promise<void> {
-    this.#queued.push(record);
-    if (this.#queued.length === 1) this.#tail = this.#tail.then(() => this.#flush());
+    this.#queue(record);
     return this.#tail;
+  }
+
+  /** Resolves when everything appended before has been handed to the kernel. */
+  async flushed(): Promise<void> {
+    await this.#tail;
   }
 
   async close(): Promise<void> {
     await this.#tail;
     await this.#file.close();
+  }
+
+  #queue(record: LogRecord): void {
+    this.#queued.push(record);
+    if (this.#queued.length === 1) this.#tail = this.#tail.then(() => this.#flush());
+  }
+
+  #mark(): LogRecord {
+    return { fd: 0, offset: 0, unixNanos: this.runId, bytes: new Uint8Array() };
   }
 
   /** Writes everything that has queued up since the last flush with one system call. */
@@ -108,11 +159,11 @@ export class ContainerLogWriter {
     const pieces = batch.flatMap((record) => [encodeLogHeader(record), record.bytes]);
     const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
     try {
-      if (this.#fileBytes > 0 && this.#fileBytes + length > this.#maxFileBytes) await this.#rotate();
+      if (this.#fileBytes > headerBytes && this.#fileBytes + length > this.#maxFileBytes) await this.#rotate();
       await this.#file.writev(pieces);
       this.#fileBytes += length;
     } catch (error) {
-      this.#failure = RuntimeError.wrap(error, `write log "${this.#path}"`);
+      this.#failure = RuntimeError.wrap(error, `write log "${this.path}"`);
     }
   }
 
@@ -120,27 +171,86 @@ export class ContainerLogWriter {
     await this.#file.close();
     for (let index = this.#maxFiles - 1; index >= 1; index--) {
       try {
-        renameSync(index === 1 ? this.#path : `${this.#path}.${index - 1}`, `${this.#path}.${index}`);
+        renameSync(index === 1 ? this.path : `${this.path}.${index - 1}`, `${this.path}.${index}`);
       } catch (error) {
         if (!isErrnoException(error, "ENOENT")) throw error;
       }
     }
-    this.#file = await open(this.#path, "w", 0o600);
-    this.#fileBytes = 0;
+    this.#file = await open(this.path, "w", 0o600);
+    const mark = encodeLogHeader(this.#mark());
+    await this.#file.writev([mark]);
+    this.#fileBytes = mark.length;
   }
 }
 
 /** Reads all records of a log, oldest first, across its rotated files. An incomplete last record is left out. */
 export function* readContainerLog(path: string): Generator<LogRecord> {
   for (const file of rotatedFiles(path)) {
-    const decoder = new LogDecoder();
     const fd = openSync(file, "r");
     try {
-      const chunk = Buffer.alloc(1024 * 1024);
-      for (let read = readSync(fd, chunk); read > 0; read = readSync(fd, chunk)) yield* decoder.push(Buffer.from(chunk.subarray(0, read)));
+      for (const { records } of readBatches(fd, 0)) yield* records;
     } finally {
       closeSync(fd);
     }
+  }
+}
+
+/** The output of one run, oldest first; what was rotated away is missing. */
+export function* readLogRun(path: string, runId: bigint): Generator<LogRecord> {
+  let inRun = false;
+  for (const record of readContainerLog(path)) {
+    if (record.fd === 0) inRun = record.unixNanos === runId;
+    else if (inRun) yield record;
+  }
+}
+
+function findLogEnd(path: string): LogEnd {
+  let runId: bigint | undefined;
+  const offsets = new Map<number, number>();
+  for (const { fd, offset, unixNanos, bytes } of readContainerLog(path)) {
+    if (fd !== 0) {
+      offsets.set(fd, offset + bytes.length);
+    } else if (unixNanos !== runId) {
+      runId = unixNanos;
+      offsets.clear();
+    }
+  }
+  return { runId, offsets };
+}
+
+/** Cuts off a record that a writer which died has not finished: what came after it could not be read. */
+function cutIncomplete(path: string): void {
+  let end = 0;
+  try {
+    const fd = openSync(path, "r");
+    try {
+      for (const batch of readBatches(fd, 0)) end = batch.end;
+      if (fstatSync(fd).size > end) truncateSync(path, end);
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return;
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+    setAside(path); // the log goes on in a new file
+  }
+}
+
+/**
+ * Reads whole records from a position on, some at a time. Each read begins at the end of a record, so
+ * that it does not matter when the unfinished one behind it is cut off and written anew.
+ */
+function* readBatches(fd: number, position: number): Generator<{ readonly records: readonly LogRecord[]; readonly end: number }> {
+  for (let end = position; ;) {
+    const availableBytes = fstatSync(fd).size - end;
+    if (availableBytes < headerBytes) return;
+    const chunk = Buffer.alloc(Math.min(availableBytes, headerBytes + maxRecordBytes));
+    const read = readSync(fd, chunk, 0, chunk.length, end);
+    const decoder = new LogDecoder();
+    const records = decoder.push(chunk.subarray(0, read));
+    if (records.length === 0) return;
+    end += read - decoder.pendingBytes;
+    yield { records, end };
   }
 }
 
@@ -148,7 +258,8 @@ export function* readContainerLog(path: string): Generator<LogRecord> {
 export class LogFollower {
   readonly #path: string;
   #fd: number | undefined;
-  #decoder = new LogDecoder();
+  /** In the file, at the end of a record. */
+  #position = 0;
 
   constructor(path: string) {
     this.#path = path;
@@ -166,7 +277,7 @@ export class LogFollower {
   close(): void {
     if (this.#fd !== undefined) closeSync(this.#fd);
     this.#fd = undefined;
-    this.#decoder = new LogDecoder();
+    this.#position = 0;
   }
 
   #read(): LogRecord[] {
@@ -176,10 +287,12 @@ export class LogFollower {
       if (isErrnoException(error, "ENOENT")) return [];
       throw error;
     }
-    const records: LogRecord[] = [];
-    const chunk = Buffer.alloc(1024 * 1024);
-    for (let read = readSync(this.#fd, chunk); read > 0; read = readSync(this.#fd, chunk)) records.push(...this.#decoder.push(Buffer.from(chunk.subarray(0, read))));
-    return records;
+    const found: LogRecord[] = [];
+    for (const { records, end } of readBatches(this.#fd, this.#position)) {
+      found.push(...records);
+      this.#position = end;
+    }
+    return found;
   }
 
   #rotatedAway(fd: number): boolean {

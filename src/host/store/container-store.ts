@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { containerPaths, type StateFolders } from "./paths.ts";
+import { readStateFile } from "./state-file.ts";
 
 /** A port as the user asked for it. */
 export interface PublishRequest {
@@ -166,11 +167,11 @@ export class ContainerStore {
   /** The record of a full id; undefined when there is none. */
   read(containerId: string): ContainerRecord | undefined {
     // Checked: only create() writes this file, atomically; the version says which shape it has.
-    return readVersioned(containerPaths(this.folders, containerId).record) as ContainerRecord | undefined;
+    return readStateFile(containerPaths(this.folders, containerId).record) as ContainerRecord | undefined;
   }
 
   readStatus(containerId: string): ContainerStatus {
-    return (readVersioned(containerPaths(this.folders, containerId).status) as ContainerStatus | undefined) ?? newStatus; // checked as above
+    return (readStateFile(containerPaths(this.folders, containerId).status) as ContainerStatus | undefined) ?? newStatus; // checked as above
   }
 
   writeStatus(containerId: string, status: ContainerStatus): void {
@@ -208,23 +209,3 @@ export class ContainerStore {
 
 /** The status of a container that has never run. */
 export const newStatus: ContainerStatus = { version: 1, status: "created", exitCode: 0, oomKilled: false, error: "", startedAtUnixMs: 0, finishedAtUnixMs: 0, bootId: "", guestPid: 0, ipAddress: "", ports: [] };
-
-/** Reads a state file of ours. Undefined when it is not there. @throws RuntimeError `data_loss`, or `failed_precondition` for a newer version. */
-export function readVersioned(path: string): unknown {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "ENOTDIR")) return undefined;
-    throw RuntimeError.wrap(error, `read "${path}"`);
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new RuntimeError("data_loss", `read "${path}": not JSON`, { cause: error });
-  }
-  const version = typeof value === "object" && value !== null && "version" in value ? value.version : undefined;
-  if (version !== 1) throw new RuntimeError("failed_precondition", `read "${path}": version ${String(version)}, this program knows 1`, { hint: "it was written by a newer casemate: upgrade this one" });
-  return value;
-}

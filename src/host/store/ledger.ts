@@ -2,6 +2,8 @@ import { readFileSync } from "node:fs";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { readBootId } from "./host-facts.ts";
+import { newerVersion } from "./state-file.ts";
 
 /** What the ledger knows of one host resource: enough to give it back, by a process that knows nothing else. JSON. */
 export interface ResourceRecord {
@@ -36,50 +38,99 @@ export interface ResourceReleaser {
   release(record: ResourceRecord): Promise<void>;
 }
 
-const version = 1;
-interface LedgerFile { readonly version: number; readonly records: readonly ResourceRecord[] }
+const version = 2;
+/** Version 1 has no `bootId`, and no records but those of resources. */
+const oldestVersion = 1;
+interface LedgerFile { readonly version: number; readonly bootId?: string; readonly records: readonly ResourceRecord[] }
 
 /**
- * The list of host resources one sandbox holds, on disk before they are taken (architecture section
- * 7). Written by the sandbox's owner only.
+ * What one sandbox holds and has become, on disk before it is acted on (architecture section 7): host
+ * resources, and the records a new owner needs to take the sandbox over (saved-records.ts). Written by
+ * the sandbox's owner only. docs/files.md draws the file.
  */
 export class Ledger {
   readonly #path: string;
-  #records: ResourceRecord[];
+  /** Boot of the host in which the records were made; empty: not known. */
+  readonly bootId: string;
+  #records: readonly ResourceRecord[];
+  /** Records that are on disk and whose resources nobody has asked for yet. */
+  readonly #reserved = new Set<string>();
 
-  private constructor(path: string, records: ResourceRecord[]) {
+  private constructor(path: string, bootId: string, records: readonly ResourceRecord[]) {
     this.#path = path;
+    this.bootId = bootId;
     this.#records = records;
   }
 
-  /** Opens a sandbox's ledger; a missing file is an empty ledger. @throws RuntimeError `data_loss` when it cannot be read as one. */
+  /**
+   * Opens a sandbox's ledger; a missing file is an empty ledger.
+   * @throws RuntimeError `data_loss` when it cannot be read as one, `failed_precondition` (reason `newer_version`).
+   */
   static open(path: string): Ledger {
     let text: string;
     try {
       text = readFileSync(path, "utf8");
     } catch (error) {
-      if (isErrnoException(error, "ENOENT")) return new Ledger(path, []);
+      if (isErrnoException(error, "ENOENT")) return new Ledger(path, readBootId(), []);
       throw RuntimeError.wrap(error, `read ledger "${path}"`);
     }
-    return new Ledger(path, parseLedger(text, path));
+    const { bootId = "", records } = parseLedger(text, path);
+    return new Ledger(path, bootId, records);
   }
 
   get records(): readonly ResourceRecord[] {
     return this.#records;
   }
 
-  /** Plans the resources of one transition and writes all their names at once, before any is taken. */
+  /** The record of that kind and name; its kind says what it is. */
+  find(kind: string, name: string): ResourceRecord | undefined {
+    return this.#records.find((record) => record.kind === kind && record.name === name);
+  }
+
+  /**
+   * Writes the records of one transition at once, before any of it is acted on: one durable write,
+   * however many resources are planned from them later.
+   */
+  reserve(records: readonly ResourceRecord[]): void {
+    for (const record of records) this.#requireNew(record);
+    for (const record of records) this.#reserved.add(keyOf(record));
+    this.#put(records, true);
+  }
+
+  /** Plans the resources of one transition and writes all their names at once, before any is taken. Names that are reserved are on disk already. */
   plan<T>(build: (plan: <S, R extends ResourceRecord, H>(kind: ResourceKind<S, R, H>, spec: S) => PlannedResource<H>) => T): T {
     const added: ResourceRecord[] = [];
     const result = build((kind, spec) => {
       const record = kind.plan(spec);
-      if ([...this.#records, ...added].some((other) => sameResource(other, record))) throw new RuntimeError("already_exists", `plan ${record.kind} "${record.name}": the sandbox holds one already`);
-      added.push(record);
+      if (!this.#reserved.delete(keyOf(record))) {
+        if (added.some((other) => keyOf(other) === keyOf(record))) throw alreadyHeld(record);
+        this.#requireNew(record);
+        added.push(record);
+      }
       return this.#planned(kind, spec, record);
     });
-    this.#records = [...this.#records, ...added];
-    this.#save();
+    if (added.length > 0) this.#put(added, true);
     return result;
+  }
+
+  /** A resource that an earlier owner has taken, to be given back by this one. */
+  held<S, R extends ResourceRecord, H>(kind: ResourceKind<S, R, H>, record: R): Pick<PlannedResource<H>, "release"> {
+    return { release: async () => { await kind.release(record); this.strike(record); } };
+  }
+
+  /** Puts a record in the place of the one with its kind and name. `durable`: on disk when this returns, whatever happens to the host. */
+  note(record: ResourceRecord, { durable = false }: { readonly durable?: boolean } = {}): void {
+    this.#put([record], durable);
+  }
+
+  /** Forgets records; one that is not there is fine. */
+  strike(...records: readonly Pick<ResourceRecord, "kind" | "name">[]): void {
+    const keys = new Set(records.map(keyOf));
+    const kept = this.#records.filter((record) => !keys.has(keyOf(record)));
+    for (const key of keys) this.#reserved.delete(key);
+    if (kept.length === this.#records.length) return;
+    this.#records = kept;
+    this.#save(false); // a record that comes back is released once more, which is harmless
   }
 
   /** Gives back everything on the list, last taken first, each failure collected; records of what failed stay. */
@@ -90,7 +141,7 @@ export class Ledger {
       try {
         if (releaser === undefined) throw new RuntimeError("unimplemented", `release ${record.kind} "${record.name}": unknown kind of resource`);
         await releaser.release(record);
-        this.#strike(record);
+        this.strike(record);
       } catch (error) {
         failures.push(RuntimeError.wrap(error, `release ${record.kind} "${record.name}"`));
       }
@@ -102,30 +153,43 @@ export class Ledger {
     let record = planned;
     const release = async (): Promise<void> => {
       await kind.release(record);
-      this.#strike(record);
+      this.strike(record);
     };
     return {
       take: async (undo) => {
         undo.add(`${record.kind} "${record.name}"`, release);
         return kind.act(record, spec, (precise) => {
-          this.#records = this.#records.map((other) => (sameResource(other, record) ? precise : other));
           record = precise;
-          this.#save();
+          this.note(precise);
         });
       },
       release,
     };
   }
 
-  #strike(record: ResourceRecord): void {
-    this.#records = this.#records.filter((other) => !sameResource(other, record));
-    this.#save();
+  #requireNew(record: ResourceRecord): void {
+    if (this.find(record.kind, record.name) !== undefined) throw alreadyHeld(record);
   }
 
-  #save(): void {
-    const file: LedgerFile = { version, records: this.#records };
-    writeFileAtomic(this.#path, JSON.stringify(file, undefined, 1));
+  #put(records: readonly ResourceRecord[], durable: boolean): void {
+    const put = new Map(records.map((record) => [keyOf(record), record]));
+    const replaced = this.#records.map((record) => {
+      const newer = put.get(keyOf(record));
+      put.delete(keyOf(record));
+      return newer ?? record;
+    });
+    this.#records = [...replaced, ...put.values()];
+    this.#save(durable);
   }
+
+  #save(durable: boolean): void {
+    const file: LedgerFile = { version, bootId: this.bootId, records: this.#records };
+    writeFileAtomic(this.#path, JSON.stringify(file, undefined, 1), 0o600, { durable });
+  }
+}
+
+function alreadyHeld(record: ResourceRecord): RuntimeError {
+  return new RuntimeError("already_exists", `plan ${record.kind} "${record.name}": the sandbox holds one already`);
 }
 
 /** A kind's releaser. The cast is sound: a record is only ever handed to the kind that planned it. */
@@ -133,11 +197,11 @@ export function releaserOf<S, R extends ResourceRecord, H>(kind: ResourceKind<S,
   return { kind: kind.kind, release: (record) => kind.release(record as R) };
 }
 
-function sameResource(a: ResourceRecord, b: ResourceRecord): boolean {
-  return a.kind === b.kind && a.name === b.name;
+function keyOf({ kind, name }: Pick<ResourceRecord, "kind" | "name">): string {
+  return `${kind} ${name}`;
 }
 
-function parseLedger(text: string, path: string): ResourceRecord[] {
+function parseLedger(text: string, path: string): LedgerFile {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -145,10 +209,11 @@ function parseLedger(text: string, path: string): ResourceRecord[] {
     throw new RuntimeError("data_loss", `read ledger "${path}"`, { cause: error });
   }
   const file = value as Partial<LedgerFile> | null; // each field is checked below
-  if (file?.version !== version) throw new RuntimeError("failed_precondition", `read ledger "${path}": version ${String(file?.version)}, this program knows ${version}`);
+  if (typeof file?.version !== "number") throw new RuntimeError("data_loss", `read ledger "${path}": has no version`);
+  if (file.version > version) throw newerVersion(`read ledger "${path}"`, file.version, version);
   const records: unknown = file.records;
-  if (!Array.isArray(records) || !records.every(isResourceRecord)) throw new RuntimeError("data_loss", `read ledger "${path}": not a list of records`);
-  return records;
+  if (file.version < oldestVersion || !Array.isArray(records) || !records.every(isResourceRecord)) throw new RuntimeError("data_loss", `read ledger "${path}": not a list of records`);
+  return { version: file.version, ...(typeof file.bootId === "string" && { bootId: file.bootId }), records };
 }
 
 function isResourceRecord(value: unknown): value is ResourceRecord {

@@ -1,15 +1,19 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 
-/** Writes a file so that after a crash either the old or the new content is there: temporary file, fsync, rename, fsync of the folder. */
-export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): void {
+/**
+ * Writes a file so that after a crash either the old or the new content is there: temporary file, fsync,
+ * rename, fsync of the folder. Not `durable`: the same for a crash of this process only, without the
+ * two fsync; after one of the host either content may be there, or none.
+ */
+export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600, { durable = true }: { readonly durable?: boolean } = {}): void {
   const temporary = `${path}.tmp-${process.pid}`;
   const bytes = typeof content === "string" ? Buffer.from(content) : content;
   try {
     const fd = openSync(temporary, "w", mode);
     try {
       for (let offset = 0; offset < bytes.length;) offset += writeSync(fd, bytes, offset);
-      fsyncSync(fd);
+      if (durable) fsyncSync(fd);
     } finally {
       closeSync(fd);
     }
@@ -18,6 +22,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
     rmSync(temporary, { force: true });
     throw error;
   }
+  if (!durable) return;
   const folder = openSync(dirname(path), "r");
   try {
     fsyncSync(folder);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { startProcess, terminateGroup } from "../../../shared/linux/run-process.ts";
-import { readVersioned } from "../../store/container-store.ts";
+import { readStateFile } from "../../store/state-file.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import type { Accelerator } from "../virtual-machine.ts";
 import { acceleratorArguments } from "./arguments.ts";
@@ -63,7 +63,7 @@ export async function chooseAccelerator(folders: StateFolders, payload: ProbePay
 /** A file that another version wrote, or a crash cut short, is as good as none: the answer can be found again. */
 function readRemembered(path: string): AcceleratorChoice | undefined {
   try {
-    return readVersioned(path) as AcceleratorChoice | undefined; // written by chooseAccelerator alone
+    return readStateFile(path) as AcceleratorChoice | undefined; // written by chooseAccelerator alone
   } catch (error) {
     if (RuntimeError.is(error, "data_loss") || RuntimeError.is(error, "failed_precondition")) return undefined;
     throw error;

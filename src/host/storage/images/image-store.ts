@@ -6,7 +6,7 @@ import { eventually, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../../shared/linux/flock.ts";
-import { readVersioned } from "../../store/container-store.ts";
+import { readStateFile } from "../../store/state-file.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import { parseImageConfig, parseImageManifest, type ImageConfig } from "./image-config.ts";
 import { localCandidates } from "./image-name.ts";
@@ -190,7 +190,7 @@ export class ImageStore {
   }
 
   #readIndex(): Index {
-    return (readVersioned(join(this.#folder, "index.json")) as Index | undefined) ?? { version: 1, images: [] }; // written below alone
+    return (readStateFile(join(this.#folder, "index.json")) as Index | undefined) ?? { version: 1, images: [] }; // written below alone
   }
 
   #writeIndex(images: readonly StoredImage[]): void {
