@@ -2,6 +2,7 @@ import type { Logger } from "../shared/base/log.ts";
 import type { Containers } from "./containers/containers.ts";
 import type { ContainerFiles } from "./files/container-files.ts";
 import type { EventLog } from "./events.ts";
+import type { CallsUnderWay } from "./services/calls-under-way.ts";
 import type { Storages } from "./storage/storages.ts";
 import type { SandboxFiles } from "./system/sandbox-files.ts";
 
@@ -12,6 +13,8 @@ export interface Guest {
   readonly storages: Storages;
   readonly events: EventLog;
   readonly sandboxFiles: SandboxFiles;
+  /** Calls that change processes and are not answered yet. */
+  readonly calls: CallsUnderWay;
   readonly log: Logger;
   /** Resolves when all kernel modules are loaded, which goes on behind the first answers. */
   readonly modulesLoaded: Promise<void>;

@@ -24,6 +24,7 @@ import { survive } from "./init/survive.ts";
 import { paths } from "./paths.ts";
 import { Reaper } from "./reaper.ts";
 import { agentService } from "./services/agent-service.ts";
+import { CallsUnderWay } from "./services/calls-under-way.ts";
 import { guestService } from "./services/guest-service.ts";
 import { healthService } from "./services/health-service.ts";
 import { Storages } from "./storage/storages.ts";
@@ -64,14 +65,14 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   const crun = new Crun({ file: "crun", root: paths.crun });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
   const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));
-  return { containers, files, storages, events, sandboxFiles, log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
+  return { containers, files, storages, events, sandboxFiles, calls: new CallsUnderWay(), log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
 }
 
 /** Calls on the control port, stdio on the data port, so that a flood of output never delays a kill. */
 function serve(guest: Guest, mux: StdioMux): void {
   const server = new TtrpcServer();
-  server.addService(AgentService, agentService(guest));
-  server.addService(GuestDescriptor, guestService(guest));
+  server.addService(AgentService, guest.calls.track(agentService(guest), ["startContainer", "removeContainer", "pauseContainer", "resumeContainer", "updateContainer"]));
+  server.addService(GuestDescriptor, guest.calls.track(guestService(guest), ["createContainer", "exec"]));
   server.addService(Health, healthService);
   void whenPortAppears(dataPortName, (path) => new GuestPort(path, (link) => mux.attach(link)));
   void whenPortAppears(controlPortName, (path) => new GuestPort(path, (link) => {

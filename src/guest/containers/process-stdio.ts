@@ -7,7 +7,7 @@ import type { TerminalSource } from "../linux/terminal-source.ts";
 import type { ChildStdio } from "./crun.ts";
 import { InputPump } from "./input-pump.ts";
 import { OutputPump } from "./output-pump.ts";
-import type { StdioPort } from "./stdio-port.ts";
+import type { StdioPort, StdioPositions } from "./stdio-port.ts";
 
 /** Bytes a process wrote in all. */
 export interface OutputTotals {
@@ -42,6 +42,8 @@ export class ProcessStdio {
 
   get hasTerminal(): boolean { return this.#stdio?.terminal ?? false; }
   get streamId(): number { return this.#stdio?.streamId ?? 0; }
+  /** Where a new host goes on with the streams. */
+  get positions(): StdioPositions { return this.#port.positions(this.streamId); }
 
   /** The process exists and has its ends: bytes flow from now on. */
   connect(): void {

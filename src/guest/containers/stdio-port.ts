@@ -2,10 +2,18 @@ import type { StdioMux, StreamReceiver, StreamSender } from "../../shared/channe
 import type { InputReceiver } from "./input-pump.ts";
 import type { OutputSender } from "./output-pump.ts";
 
+/** How far the streams of a process have come, in bytes: output that the host has for good, input that has arrived here. */
+export interface StdioPositions {
+  readonly stdoutAcknowledged: bigint;
+  readonly stderrAcknowledged: bigint;
+  readonly stdinReceived: bigint;
+}
+
 /** The data port, as far as a process's stdio uses it. */
 export interface StdioPort {
   openOutput(streamId: number, fd: 1 | 2): OutputSender;
   openInput(streamId: number): InputReceiver;
+  positions(streamId: number): StdioPositions;
   /** The process takes no more input. */
   closeInput(streamId: number): void;
   /** The host has all it wants of this process's output: what it has not taken is dropped. */
@@ -47,6 +55,15 @@ export class MuxStdioPort implements StdioPort {
     });
     this.#receivers.set(streamId, receiver);
     return { onBytes: (listener) => { onBytes = listener; }, onEnd: (listener) => { onEnd = listener; } };
+  }
+
+  positions(streamId: number): StdioPositions {
+    const [stdout, stderr] = this.#senders.get(streamId) ?? [];
+    return {
+      stdoutAcknowledged: BigInt(stdout?.acknowledged ?? 0),
+      stderrAcknowledged: BigInt(stderr?.acknowledged ?? 0),
+      stdinReceived: BigInt(this.#receivers.get(streamId)?.received ?? 0),
+    };
   }
 
   closeInput(streamId: number): void {

@@ -16,6 +16,8 @@ import { agentVersion, guestProtocolVersion } from "../version.ts";
 
 /** Time for the answer to leave the guest before the power goes. */
 const answerGraceMs = 100;
+/** A call that hangs in the guest's kernel does not hold back a list for longer; crun takes some 2 s under emulation. */
+const settleTimeoutMs = 15_000;
 /** A machine-id is 32 lower-case hexadecimal digits, not all zero (machine-id(5)). */
 const machineIdPattern = /^(?!0{32})[0-9a-f]{32}$/;
 const hostnamePattern = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
@@ -42,7 +44,8 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
       containers.forgetUpTo(events.acknowledgedSequence);
       return {};
     },
-    listProcesses: ({ containerId }) => {
+    listProcesses: async ({ containerId }) => {
+      if (containerId === "") await guest.calls.settled(settleTimeoutMs);
       const chosen = containerId === "" ? containers.all : [containers.container(containerId)];
       return { processes: [...chosen.flatMap(describeContainer), ...(containerId === "" ? containers.vmProcesses.map((process) => describeProcess(process, process.reaped ? "stopped" : "running")) : [])] };
     },
@@ -107,5 +110,5 @@ function describeContainer(container: Container): MessageInitShape<typeof GuestP
 
 function describeProcess(process: GuestProcess, status: string): MessageInitShape<typeof GuestProcessSchema> {
   const { containerId, execId } = process.origin;
-  return { containerId, execId, pid: process.pid, status, streamId: process.stdio.streamId, terminal: process.stdio.hasTerminal, exit: process.exit };
+  return { containerId, execId, pid: process.pid, status, streamId: process.stdio.streamId, terminal: process.stdio.hasTerminal, exit: process.exit, ...process.stdio.positions };
 }

@@ -51,8 +51,8 @@ function muxStreams(mux: StdioMux, streamId: number): ProcessStreams {
     return stream;
   };
   return {
-    openStdin: () => remember(mux.openSender(streamId, 0)),
-    openOutput: (fd, handlers) => remember(mux.openReceiver(streamId, fd, handlers)),
+    openStdin: (startOffset, onTaken) => remember(mux.openSender(streamId, 0, startOffset, onTaken)),
+    openOutput: (fd, handlers, startOffset) => remember(mux.openReceiver(streamId, fd, handlers, startOffset)),
     close: () => { for (const stream of opened) stream.close(); },
   };
 }

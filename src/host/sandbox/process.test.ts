@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OutputReceiver, ProcessStreams } from "../agent-client/process-streams.ts";
+import { ContainerLogWriter, readLogRun } from "../store/container-log.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, type AttachedClient, type ProcessIoOptions } from "./process-io.ts";
 
@@ -11,19 +15,27 @@ type Handlers = Parameters<ProcessStreams["openOutput"]>[1];
 class StreamsDouble implements ProcessStreams {
   readonly handlers = new Map<1 | 2, Handlers>();
   readonly acknowledged = new Map<number, number>();
+  readonly starts = new Map<number, number>();
   readonly input: string[] = [];
   closed = false;
 
-  openStdin() {
+  openStdin(startOffset: number, onTaken: (offset: number) => void) {
+    let written = startOffset;
     return {
-      write: async (bytes: Uint8Array) => { this.input.push(Buffer.from(bytes).toString()); },
+      get written() { return written; },
+      write: async (bytes: Uint8Array) => {
+        this.input.push(Buffer.from(bytes).toString());
+        written += bytes.length;
+        onTaken(written);
+      },
       end: () => { this.input.push("<end>"); },
       close: () => { this.input.push("<closed>"); },
     };
   }
 
-  openOutput(fd: 1 | 2, handlers: Handlers): OutputReceiver {
+  openOutput(fd: 1 | 2, handlers: Handlers, startOffset = 0): OutputReceiver {
     this.handlers.set(fd, handlers);
+    this.starts.set(fd, startOffset);
     return { acknowledge: (offset) => this.acknowledged.set(fd, offset), close: () => undefined };
   }
 
@@ -188,4 +200,88 @@ test("a terminal has one output stream", () => {
   const streams = new StreamsDouble();
   assert.ok(new ProcessIo(streams, { ...options, terminal: true }).hasStdin);
   assert.deepEqual([...streams.handlers.keys()], [1]);
+});
+
+/** A client that keeps the text it gets on stdout, and takes each piece at once. */
+function newReader(): AttachedClient & { text: string; ends: number; take: (fd: 1 | 2, offset: number) => void } {
+  return {
+    text: "",
+    ends: 0,
+    take: () => undefined,
+    output(fd, offset, bytes) {
+      if (fd === 1) this.text += Buffer.from(bytes).toString();
+      queueMicrotask(() => this.take(fd, offset + bytes.length));
+    },
+    outputEnd() { this.ends++; },
+  };
+}
+
+function attachReader(io: ProcessIo, from?: number): { reader: ReturnType<typeof newReader>; level: Promise<void> } {
+  const reader = newReader();
+  const attachment = io.attach(reader, from === undefined ? undefined : new Map([[1, from], [2, 0]]));
+  reader.take = (fd, offset) => attachment.acknowledge(fd, offset);
+  return { reader, level: attachment.level };
+}
+
+test("a process of a dead owner goes on: the log gets each byte once, a client that comes back what it missed", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "casemate-io-"));
+  try {
+    const path = join(folder, "log");
+    const first = await ContainerLogWriter.open(path);
+    await first.append({ fd: 1, offset: 0, unixNanos: 1n, bytes: Buffer.from("0123456789") });
+    await first.close();
+    const { writer, end: { offsets } } = await ContainerLogWriter.resume(path);
+    const streams = new StreamsDouble();
+    const io = new ProcessIo(streams, { ...options, log: writer }, { acknowledged: new Map([[1, 4], [2, 0]]), logged: new Map([[1, offsets.get(1) ?? 0], [2, 0]]), stdinOffset: 7, over: false });
+    assert.deepEqual([streams.starts.get(1), io.stdinOffset], [4, 7]);
+    const early = attachReader(io, 6);
+    streams.handlers.get(1)?.onBytes(4, Buffer.from("456789ab"));
+    await writer.flushed();
+    const late = attachReader(io, 2);
+    streams.handlers.get(1)?.onBytes(12, Buffer.from("cd"));
+    await late.level;
+    streams.handlers.get(1)?.onEnd(14);
+    streams.handlers.get(2)?.onEnd(0);
+    await io.drained;
+    assert.deepEqual([early.reader.text, late.reader.text], ["6789abcd", "23456789abcd"]);
+    assert.deepEqual([early.reader.ends, late.reader.ends], [2, 2]);
+    await io.close();
+    assert.equal([...readLogRun(path, writer.runId)].map(({ bytes }) => Buffer.from(bytes).toString()).join(""), "0123456789abcd");
+    const after = attachReader(io, 11);
+    await after.level;
+    assert.deepEqual([after.reader.text, after.reader.ends], ["bcd", 2]);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("without a log the output of a process whose owner died waits for its client", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const resume = { acknowledged: new Map([[1, 100], [2, 0]] as const), logged: new Map(), stdinOffset: 0, over: false };
+  const streams = new StreamsDouble();
+  const io = new ProcessIo(streams, { ...options, holdOutput: true }, resume);
+  assert.equal(streams.handlers.size, 0);
+  const { reader } = attachReader(io, 103);
+  streams.handlers.get(1)?.onBytes(100, Buffer.from("abcdef"));
+  assert.deepEqual([streams.starts.get(1), reader.text], [100, "def"]);
+  const forsaken = new StreamsDouble();
+  assert.ok(new ProcessIo(forsaken, { ...options, holdOutput: true }, resume).hasStdin);
+  t.mock.timers.tick(20_000);
+  forsaken.print(1, 100, 64 * kibibytes);
+  assert.equal(forsaken.acknowledged.get(1), 100 + 64 * kibibytes);
+});
+
+test("without a log an end is announced when those who are attached have the output", async () => {
+  const streams = new StreamsDouble();
+  const process = newProcess(streams);
+  const client = process.io.attach(newClient());
+  streams.print(1, 0, 10);
+  for (const [fd, handlers] of streams.handlers) handlers.onEnd(fd === 1 ? 10 : 0);
+  let recorded = false;
+  const finishing = process.finish(end(), () => { recorded = true; });
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(recorded, false);
+  client.acknowledge(1, 10);
+  await finishing;
+  assert.equal(recorded, true);
 });

@@ -12,7 +12,7 @@ export interface ProcessEnd {
   readonly reason: string;
 }
 
-/** Longest wait for the output of a process that has ended; after it the exit is announced without the rest. */
+/** How long the output of a process that has ended may stand still; after it the exit is announced without the rest. */
 const drainTimeoutMs = 10_000;
 
 /** One process in the guest: a container's init process (empty execId), an exec, or one of the guest's own (empty containerId). */
@@ -55,16 +55,20 @@ export class GuestProcess {
   async finish(end: ProcessEnd, record: (end: ProcessEnd) => void = () => undefined): Promise<void> {
     if (this.#ending) return;
     this.#ending = true;
-    try {
-      if (end.reason === "") await orAbandon(this.io.drained, "drain output", { timeoutMs: drainTimeoutMs });
-    } catch {
-      // The guest did not deliver what it announced: a hostile or broken guest must not hold the waiters.
-    }
+    if (end.reason === "") await this.#drain();
     await this.io.close();
     this.#state = "stopped";
     this.#end = end;
     record(end);
     this.#ended.resolve(end);
+  }
+
+  /** A guest that does not deliver what it announced, or a client that takes nothing, does not hold the waiters for long. */
+  async #drain(): Promise<void> {
+    for (let before = -1; before !== this.io.progress;) {
+      before = this.io.progress;
+      if (await settledWithin(this.io.drained, drainTimeoutMs)) return;
+    }
   }
 
   /** Resolves with the end, before or after it happened, for any number of callers. */
@@ -76,5 +80,16 @@ export class GuestProcess {
   requireRunning(operation: string): void {
     if (this.#state === "created" && this.execId !== "") throw new RuntimeError("failed_precondition", `${operation}: process "${this.execId}" is not started`, { reason: "process_not_started" });
     if (this.#state === "stopped") throw new RuntimeError("not_found", `${operation}: process already finished`, { reason: "process_finished" });
+  }
+}
+
+/** True when the promise settled within the time. */
+async function settledWithin(work: Promise<void>, timeoutMs: number): Promise<boolean> {
+  const late = Promise.withResolvers<boolean>();
+  const timer = setTimeout(() => late.resolve(false), timeoutMs);
+  try {
+    return await Promise.race([work.then(() => true), late.promise]);
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -59,10 +59,11 @@ export class StdioMux {
     this.#pump();
   }
 
-  /** Opens a stream we send. Nothing is sent twice unless the peer asks for it. */
-  openSender(streamId: number, fd: number, startOffset = 0): StreamSender {
+  /** Opens a stream we send, from that offset on. Nothing is sent twice unless the peer asks for it. */
+  openSender(streamId: number, fd: number, startOffset = 0, onAcknowledged: (offset: number) => void = () => undefined): StreamSender {
     const key = keyOf(streamId, fd);
     const sender = new StreamSender(startOffset, {
+      acknowledged: onAcknowledged,
       data: (offset, pieces) => this.#link?.send([encodeHeader(frameType.data, fd, streamId, offset), ...pieces]),
       end: (total) => this.#link?.send([encodeHeader(frameType.end, fd, streamId, total)]),
       wake: () => this.#pump(),
@@ -130,6 +131,7 @@ function keyOf(streamId: number, fd: number): string {
 }
 
 interface SenderActions {
+  readonly acknowledged: (offset: number) => void;
   readonly data: (offset: number, pieces: readonly Uint8Array[]) => void;
   readonly end: (total: number) => void;
   readonly wake: () => void;
@@ -203,6 +205,7 @@ export class StreamSender {
       this.#room?.resolve();
       this.#room = undefined;
     }
+    this.#actions.acknowledged(offset);
   }
 
   /** Sends again from there: a new link, or a peer that opened the stream late. */
@@ -269,6 +272,9 @@ export class StreamReceiver {
     this.#actions = actions;
     this.#next = this.#acknowledged = startOffset;
   }
+
+  /** Everything before this offset has come. */
+  get received(): number { return this.#next; }
 
   /** Lets the sender forget everything before that offset and send more; it is told in steps, and at the end. */
   acknowledge(offset: number): void {
