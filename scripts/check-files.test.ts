@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { brokenLinks, fileProblems, undocumentedReasons } from "./check-files.ts";
+import { brokenLinks, fileProblems, missingDocuments, undocumentedReasons } from "./check-files.ts";
 
 const todo = "TO" + "DO"; // apart, because this file is checked too
 
@@ -19,6 +19,15 @@ test("fileProblems() reports unfinished work, paths of one machine and skips by 
 test("brokenLinks() follows relative links only", () => {
   const text = "[a](package.json) [b](https://example.org/x) [c](missing.md#part) [d](#here)";
   assert.deepEqual(brokenLinks(new URL("..", import.meta.url).pathname, [{ path: "README.md", text }]), ["README.md: links to missing.md, which does not exist"]);
+});
+
+test("missingDocuments() looks for every document that a text names", () => {
+  const documents = ["docs/files.md", "docs/adr/0002-native-calls.md"];
+  const text = "// docs/files.md, docs/adr/0002: fine. docs/adr/0003, docs/gone.md. https://example.org/docs/other.md";
+  assert.deepEqual(missingDocuments([{ path: "src/a.ts", text }, { path: "src/a.test.ts", text: "docs/made-up.md" }], documents), [
+    "src/a.ts: names docs/adr/0003, which does not exist",
+    "src/a.ts: names docs/gone.md, which does not exist",
+  ]);
 });
 
 test("undocumentedReasons() compares the code with the page", () => {

@@ -38,6 +38,19 @@ export function brokenLinks(root: string, files: readonly TextFile[]): string[] 
       .map((target) => `${path}: links to ${target}, which does not exist`));
 }
 
+/**
+ * Documents that comments and messages name but that do not exist: `docs/files.md`, or a decision by
+ * its number, `docs/adr/0002`. Addresses of other sites are no documents of ours.
+ */
+export function missingDocuments(files: readonly TextFile[], documents: readonly string[]): string[] {
+  const exists = (name: string): boolean => documents.some((path) => path === name || (/^docs\/adr\/\d{4}$/.test(name) && path.startsWith(`${name}-`)));
+  return files.filter(({ path }) => !path.endsWith(".test.ts")).flatMap(({ path, text }) =>
+    [...text.matchAll(/(?<![\w/.])docs\/(?:[\w/-]+\.(?:md|svg)|adr\/\d{4}(?![\w-]))/g)]
+      .map(([name]) => name)
+      .filter((name) => !exists(name))
+      .map((name) => `${path}: names ${name}, which does not exist`));
+}
+
 /** Reasons that the code gives errors but docs/errors.md does not explain. A union of words is a type, not an error. */
 export function undocumentedReasons(files: readonly TextFile[], errorsPage: string): string[] {
   const used = new Map<string, string>();
@@ -54,5 +67,6 @@ export function checkFiles(root: string, paths: readonly string[]): string[] {
     .filter((path) => /\.(ts|md|sh|json|proto|txt)$|^bin\//.test(path) && path !== "package-lock.json" && !path.includes("/gen/"))
     .filter((path) => existsSync(join(root, path)))
     .map((path) => ({ path, text: readFileSync(join(root, path), "utf8") }));
-  return [...fileProblems(files), ...brokenLinks(root, files), ...undocumentedReasons(files, readFileSync(join(root, "docs/errors.md"), "utf8"))];
+  const documents = paths.filter((path) => path.startsWith("docs/") && existsSync(join(root, path)));
+  return [...fileProblems(files), ...brokenLinks(root, files), ...missingDocuments(files, documents), ...undocumentedReasons(files, readFileSync(join(root, "docs/errors.md"), "utf8"))];
 }

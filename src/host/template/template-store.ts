@@ -3,7 +3,7 @@ import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, re
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
-import { readVersioned } from "../store/container-store.ts";
+import { readStateFile } from "../store/state-file.ts";
 import { templatePaths, type StateFolders } from "../store/paths.ts";
 import { copyMemory } from "./memory-copy.ts";
 
@@ -36,7 +36,7 @@ const keyPattern = /^[0-9a-f]{32}$/;
 /** The template with that key if it is there and whole in size. */
 export function readTemplate(folders: StateFolders, key: string): Template | undefined {
   const { manifest, memory, state } = templatePaths(folders, key);
-  const template = readVersioned(manifest) as Template | undefined; // written by publishTemplate alone
+  const template = readStateFile(manifest) as Template | undefined; // written by publishTemplate alone
   if (template === undefined) return undefined;
   return sizeOf(memory) === template.memoryBytes && sizeOf(state) === template.stateBytes ? template : undefined;
 }

@@ -1,7 +1,7 @@
 import type { PacketLink } from "./link.ts";
 import { maxPayloadBytes } from "./packet.ts";
 
-/** docs/wire-channel.md, "stdio frames". */
+/** docs/wire-stdio.md. */
 const frameType = { data: 1, end: 2, acknowledge: 3, open: 4 } as const;
 const headerBytes = 16;
 /** Most bytes of a stream in one packet. */
