@@ -20,13 +20,32 @@ export interface PairBench {
   readonly open: () => Promise<BenchSetup>;
 }
 
-/** A figure that is what it is and needs no comparison, such as a count of descriptors. */
-export interface ValueBench {
-  readonly kind: "value";
+/** Figures that come out of one long run together. */
+export interface RunBench {
+  readonly kind: "run";
+  readonly title: string;
+  /** `pairs`: how many samples each figure should have, at least 5. */
+  readonly pairs: number;
+  readonly run: (pairs: number) => Promise<readonly RunFigure[]>;
+}
+
+/** One figure of a {@link RunBench}: samples of two things taken side by side, or one value with its interval. */
+export interface RunFigure {
   readonly title: string;
   readonly unit: string;
   readonly limit: Limit;
-  readonly measure: Measure;
+  readonly samples: { readonly as: readonly number[]; readonly bs: readonly number[] } | Estimate;
 }
 
-export type Bench = PairBench | ValueBench;
+/** A value and the 90 % interval it lies in; for a count, the value itself twice. */
+export interface Estimate {
+  readonly value: number;
+  readonly interval: readonly [low: number, high: number];
+}
+
+export type Bench = PairBench | RunBench;
+
+/** An estimate without doubt. */
+export function exactly(value: number): Estimate {
+  return { value, interval: [value, value] };
+}

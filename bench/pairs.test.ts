@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { isMissed, measurePairs, median, medianInterval } from "./pairs.ts";
+import { isMissed, measurePairs, median, medianInterval, medianSlope } from "./pairs.ts";
 
 test("median() is the middle value or the mean of the two", () => {
   assert.equal(median([3]), 3);
@@ -42,4 +42,12 @@ test("measurePairs() alternates and leaves the first pair out", async () => {
   assert.equal(order.join(""), "ab".repeat(6));
   assert.deepEqual(result.ratios, [3, 3, 3, 3, 3]);
   assert.deepEqual([result.medianRatio, result.medianA, result.medianB], [3, 6, 2]);
+});
+
+test("medianSlope() finds the growth under jumps and says how sure it is", () => {
+  const line = Array.from({ length: 16 }, (_, index): [number, number] => [index * 10, 3 * index * 10]);
+  assert.deepEqual(medianSlope(line), { value: 3, interval: [3, 3] });
+  const jumping = line.map(([x, y], index): [number, number] => [x, y + (index % 4) * 40]);
+  const { value, interval: [low, high] } = medianSlope(jumping);
+  assert.ok(low <= 3 && 3 < high && Math.abs(value - 3) < 1, `${low} ${value} ${high}`);
 });

@@ -38,8 +38,27 @@ export async function measurePairs(a: Measure, b: Measure, pairs: number): Promi
     as.push(await a());
     bs.push(await b());
   }
+  return comparePairs(as, bs, before);
+}
+
+/** The outcome for samples that were taken in pairs already; `loadBefore` is the machine's load average before the first. */
+export function comparePairs(as: readonly number[], bs: readonly number[], loadBefore: number): PairResult {
   const ratios = as.map((value, index) => value / (bs[index] ?? NaN));
-  return { ratios, medianRatio: median(ratios), interval: medianInterval(ratios), medianA: median(as), medianB: median(bs), load: [before, oneMinuteLoad()] };
+  return { ratios, medianRatio: median(ratios), interval: medianInterval(ratios), medianA: median(as), medianB: median(bs), load: [loadBefore, oneMinuteLoad()] };
+}
+
+/**
+ * The slope of a line through points that jump (a garbage collector's heap), and its 90 % interval:
+ * the median of the slopes of all pairs of points, and the order statistics of Sen's method, which
+ * asks nothing of how the jumps are distributed.
+ */
+export function medianSlope(points: readonly (readonly [x: number, y: number])[]): { readonly value: number; readonly interval: readonly [low: number, high: number] } {
+  const slopes = points.flatMap(([x1, y1], index) => points.slice(index + 1).map(([x2, y2]) => (y2 - y1) / (x2 - x1))).sort((a, b) => a - b);
+  const n = points.length;
+  // Kendall's S of n independent points has this deviation; 1.645 of them hold 90 %.
+  const spread = 1.645 * Math.sqrt((n * (n - 1) * (2 * n + 5)) / 18);
+  const low = Math.max(0, Math.floor((slopes.length - spread) / 2));
+  return { value: median(slopes), interval: [at(slopes, low), at(slopes, slopes.length - 1 - low)] };
 }
 
 /** The middle value, or the mean of the two in the middle. */
@@ -77,6 +96,7 @@ function at(sorted: readonly number[], index: number): number {
   return value;
 }
 
-function oneMinuteLoad(): number {
+/** The machine's load average of one minute. */
+export function oneMinuteLoad(): number {
   return loadavg()[0] ?? NaN;
 }
