@@ -1,10 +1,10 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
-import { randomBytes } from "node:crypto";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
-import { ExecSpecSchema, type ExecSpec } from "../../shared/protocol/gen/casemate_pb.ts";
+import { ExecSpecSchema, type ExecSpec } from "../../shared/protocol/gen/owner_pb.ts";
 import { buildExecProcess, buildVmProcess } from "../../host/containers/build-spec.ts";
 import { resolveEnv } from "../../host/containers/container-options.ts";
 import { requireRunning } from "../../host/containers/end-container.ts";
@@ -83,7 +83,7 @@ function execProcess(record: ContainerRecord, args: readonly string[], flags: Fl
 
 async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec, options: { readonly terminal: boolean; readonly stdin: boolean; readonly detach: boolean; readonly keys: string | undefined }): Promise<number> {
   const { terminal, stdin, detach, keys } = options;
-  const execId = randomBytes(8).toString("hex");
+  const execId = kernelRandomBytes(8).toString("hex");
   const inVm = containerId === "";
   // The guest's own processes run at once; their output waits for us (hold_output).
   if (inVm) await client.owner.execVm({ execId, terminal, spec });

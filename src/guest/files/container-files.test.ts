@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { FileRequestSchema, WatchFileRequestSchema } from "../../shared/protocol/gen/casemate_pb.ts";
+import { FileRequestSchema, WatchFileRequestSchema } from "../../shared/protocol/gen/file_pb.ts";
 import { ContainerFiles } from "./container-files.ts";
 import { ContainerRoot } from "./container-root.ts";
 

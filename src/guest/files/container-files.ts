@@ -4,7 +4,7 @@ import { chmod, chown, lstat, mkdir, readdir, rename, rmdir, stat, symlink, unli
 import { promisify } from "node:util";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
-import type { FileAttributes, FileChangeSchema, FileRequest, FileResponseSchema, MakeFolder, OpenFile, WatchFileRequest } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { FileAttributes, FileChangeSchema, FileRequest, FileResponseSchema, MakeFolder, OpenFile, WatchFileRequest } from "../../shared/protocol/gen/file_pb.ts";
 import { type ContainerRoot, beneath, splitPath } from "./container-root.ts";
 import { factsAt, toFacts, type FileFactsInit } from "./file-facts.ts";
 import { FileHandles } from "./file-handles.ts";

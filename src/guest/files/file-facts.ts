@@ -1,7 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { BigIntStats } from "node:fs";
 import { lstat, readlink } from "node:fs/promises";
-import type { FileFactsSchema } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { FileFactsSchema } from "../../shared/protocol/gen/file_pb.ts";
 
 export type FileFactsInit = MessageInitShape<typeof FileFactsSchema>;
 

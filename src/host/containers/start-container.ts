@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Deadline, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { CreateOptionsSchema } from "../../shared/protocol/gen/casemate_pb.ts";
+import { CreateOptionsSchema } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import type { GuestImage } from "../guest-image/guest-image.ts";
 import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";

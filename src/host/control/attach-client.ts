@@ -1,7 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
-import type { AttachInputSchema, AttachOutput } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { AttachInputSchema, AttachOutput } from "../../shared/protocol/gen/owner_pb.ts";
 import type { OwnerClient } from "./owner-client.ts";
 import { stdioPieceBytes, stdioWindowBytes } from "./stdio-limits.ts";
 

@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
 import type { Logger } from "../../shared/base/log.ts";
-import type { AttachInput, AttachOpen, AttachOutputSchema } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { AttachInput, AttachOpen, AttachOutputSchema } from "../../shared/protocol/gen/owner_pb.ts";
 import type { GuestProcess } from "../sandbox/process.ts";
 import type { Attachment, OutputFd, ProcessIo } from "../sandbox/process-io.ts";
 import { stdioWindowBytes } from "./stdio-limits.ts";

@@ -1,6 +1,6 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { connectUnix } from "../../shared/linux/unix-socket.ts";
-import { Owner } from "../../shared/protocol/gen/casemate_pb.ts";
+import { Owner } from "../../shared/protocol/gen/owner_pb.ts";
 import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";

@@ -7,7 +7,7 @@ import { RuntimeError, codeOf, describeError, isErrnoException } from "../../sha
 import { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { peerCredentials } from "../../shared/linux/peer-credentials.ts";
-import { Owner as OwnerApi } from "../../shared/protocol/gen/casemate_pb.ts";
+import { Owner as OwnerApi } from "../../shared/protocol/gen/owner_pb.ts";
 import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcServer } from "../../shared/ttrpc/server.ts";
 import { drivers } from "../assemble.ts";

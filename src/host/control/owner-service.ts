@@ -1,4 +1,4 @@
-import type { ExecSpec, Owner as OwnerApi } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { ExecSpec, Owner as OwnerApi } from "../../shared/protocol/gen/owner_pb.ts";
 import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";

@@ -4,7 +4,7 @@ import { orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
 import type { RunnableSpec } from "../../shared/oci/runtime-spec.ts";
-import type { CreateOptions } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { CreateOptions } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Container, RootfsMount } from "../sandbox/container.ts";
 import type { ProcessEnd } from "../sandbox/process.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";

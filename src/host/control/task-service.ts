@@ -3,7 +3,7 @@ import { anyIs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Any, Timestamp } from "@bufbuild/protobuf/wkt";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts";
-import { CreateOptionsSchema, ExecSpecSchema, type CreateOptions, type ExecSpec } from "../../shared/protocol/gen/casemate_pb.ts";
+import { CreateOptionsSchema, ExecSpecSchema, type CreateOptions, type ExecSpec } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { Status } from "../../shared/protocol/gen/containerd/types_pb.ts";
 import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";

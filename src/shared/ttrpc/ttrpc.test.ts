@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { RuntimeError } from "../base/errors.ts";
 import { PushQueue } from "../base/push-queue.ts";
-import { Owner, type AttachInput } from "../protocol/gen/casemate_pb.ts";
+import { Owner, type AttachInput } from "../protocol/gen/owner_pb.ts";
 import { Task } from "../protocol/gen/containerd/task_pb.ts";
 import { TtrpcClient, createServiceClient } from "./client.ts";
 import { FrameDecoder, encodeFrameHeader, maxFrameBytes } from "./frame.ts";
