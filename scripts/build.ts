@@ -1,6 +1,6 @@
 // Builds dist/: the command (split, so that each subcommand loads only what it needs), the owner, the
 // library with its types, and the guest's agent as one file.
-import { build, type BuildOptions, type Plugin } from "esbuild";
+import { build, type BuildOptions, type Plugin, type PluginBuild } from "esbuild";
 import { execFileSync } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
 import { isBuiltin } from "node:module";
@@ -15,20 +15,20 @@ process.chdir(root);
  */
 const leanBuiltins: Plugin = {
   name: "lean-builtins",
-  setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^(node:)?[a-z_/]+$/ }, ({ path, importer }) => {
+  setup(bundler: PluginBuild) {
+    bundler.onResolve({ filter: /^(node:)?[a-z_/]+$/ }, ({ path, importer }) => {
       if (!isBuiltin(path)) return undefined;
       const unused = /\/commander\//.test(importer) && path.endsWith("child_process");
       return { path, namespace: unused ? "unused" : "builtin", sideEffects: false };
     });
     // The calls marked as pure are left out where nobody uses their result, and with them the getters that load more.
-    onLoad({ filter: /^/, namespace: "builtin" }, async ({ path }) => ({
+    bundler.onLoad({ filter: /^/, namespace: "builtin" }, async ({ path }) => ({
       contents: [
         `const builtin = process.getBuiltinModule(${JSON.stringify(path)}); export default builtin;`,
         ...Object.keys(await import(path) as object).filter((name) => /^[A-Za-z_]\w*$/.test(name) && name !== "default").map((name) => `export const ${name} = /* @__PURE__ */ (() => builtin.${name})();`),
       ].join("\n"),
     }));
-    onLoad({ filter: /^/, namespace: "unused" }, () => ({ contents: "module.exports = {};" }));
+    bundler.onLoad({ filter: /^/, namespace: "unused" }, () => ({ contents: "module.exports = {};" }));
   },
 };
 
