@@ -52,7 +52,7 @@ export const drivers: SandboxDrivers = {
   connectAgent(config, wait) {
     return connectAgent(sandboxPaths(config.folders, config.sandboxId), wait);
   },
-  async startNetwork(config, user, ledger, undo) {
+  async startNetwork(config, user, ledger, undo, steps) {
     return startUserNetwork({
       sandboxId: config.sandboxId,
       sandboxFolder: sandboxPaths(config.folders, config.sandboxId).folder,
@@ -60,7 +60,7 @@ export const drivers: SandboxDrivers = {
       range: parseSlotRange(defaultSlotRange),
       user,
       ports: config.ports,
-    }, ledger, undo);
+    }, ledger, undo, steps.part("set up network"));
   },
   async startShares(config, ledger, undo) {
     const paths = sandboxPaths(config.folders, config.sandboxId);

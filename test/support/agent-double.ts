@@ -1,17 +1,20 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { createServer, type Server, type Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
 import { EventLog } from "../../src/guest/events.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { PacketLink, linkAsDuplex } from "../../src/shared/channel/link.ts";
 import { PacketParser, encodeHelloAnswer } from "../../src/shared/channel/packet.ts";
 import { StdioMux, type StreamSender } from "../../src/shared/channel/stdio-mux.ts";
-import { AgentService } from "../../src/shared/protocol/gen/agent/agent_pb.ts";
+import { AgentService, type StatsContainerResponseSchema } from "../../src/shared/protocol/gen/agent/agent_pb.ts";
+import type { LinuxResources } from "../../src/shared/protocol/gen/agent/oci_pb.ts";
 import { Guest, type Stdio } from "../../src/shared/protocol/gen/casemate_pb.ts";
 import { TtrpcServer } from "../../src/shared/ttrpc/server.ts";
 
 /** A process in the guest. */
 interface DoubleProcess {
   readonly outputs: readonly StreamSender[];
-  state: "created" | "running" | "stopped";
+  state: "created" | "running" | "paused" | "stopped";
 }
 
 /** Where the agent's ports are on the host. */
@@ -25,8 +28,10 @@ interface PortSockets { readonly controlSocket: string; readonly dataSocket: str
 export class AgentDouble {
   /** Calls received, in order: `createContainer c1`. */
   readonly calls: string[] = [];
-  /** Mount points that are mounted. */
+  /** Mount points of the guest itself. */
   readonly mounted = new Set<string>();
+  /** Mount points of each container. */
+  readonly #storages = new Map<string, readonly string[]>();
   readonly #servers: Server[] = [];
   readonly #sockets = new Set<Socket>();
   readonly #mux = new StdioMux();
@@ -34,8 +39,14 @@ export class AgentDouble {
   readonly #processes = new Map<string, DoubleProcess>();
   readonly #failing = new Map<string, RuntimeError>();
   readonly #hanging = new Set<string>();
+  readonly #delays = new Map<string, number>();
+  #busy: Promise<void> | undefined;
   /** What happens when the guest is told to power off; the VM's end, usually. */
   onPowerOff: () => void = () => undefined;
+  /** What every container's statistics are. */
+  stats: MessageInitShape<typeof StatsContainerResponseSchema> = {};
+  /** Resources that containers were updated to. */
+  readonly updates: (LinuxResources | undefined)[] = [];
   /** False: processes survive every signal. */
   obeysSignals = true;
 
@@ -56,6 +67,12 @@ export class AgentDouble {
     return [...this.#processes.keys()].filter((key) => key.endsWith("/")).map((key) => key.slice(0, -1));
   }
 
+  /** What runs and is mounted now; containers that have ended count until they are removed. */
+  get held(): string[] {
+    const processes = [...this.#processes].filter(([key, { state }]) => key.endsWith("/") || state === "running").map(([key, { state }]) => `${key} ${state}`);
+    return [...processes, ...[...this.#storages.values()].flat()].toSorted();
+  }
+
   /** Fails the next such call. */
   fail(method: string, error = new RuntimeError("internal", "refused by the test")): void {
     this.#failing.set(method, error);
@@ -64,6 +81,11 @@ export class AgentDouble {
   /** Never answers such a call, from now on. */
   hang(method: string): void {
     this.#hanging.add(method);
+  }
+
+  /** Does what such a call asks for only after that time, from now on; calls that come meanwhile wait for it, as the agent makes them. */
+  delay(method: string, delayMs: number): void {
+    this.#delays.set(method, delayMs);
   }
 
   /** Output of a process, on stdout. */
@@ -120,6 +142,9 @@ export class AgentDouble {
     const failure = this.#failing.get(method);
     this.#failing.delete(method);
     if (failure !== undefined) throw failure;
+    const delayMs = this.#delays.get(method);
+    if (delayMs !== undefined) this.#busy = delay(delayMs);
+    await this.#busy;
     if (this.#hanging.has(method)) await new Promise(() => { /* for ever */ });
   }
 
@@ -127,6 +152,13 @@ export class AgentDouble {
     const process = this.#processes.get(`${containerId}/${execId}`);
     if (process === undefined) throw new RuntimeError("not_found", `process "${execId}" of container "${containerId}"`);
     return process;
+  }
+
+  async #move(method: string, containerId: string, from: DoubleProcess["state"], to: DoubleProcess["state"]): Promise<void> {
+    await this.#called(method, containerId);
+    const process = this.#process(containerId, "");
+    if (process.state !== from) throw new RuntimeError("failed_precondition", `${method} "${containerId}": it is ${process.state}`);
+    process.state = to;
   }
 
   #start(containerId: string, execId: string, stdio: Stdio | undefined, state: DoubleProcess["state"]): { pid: number } {
@@ -147,7 +179,9 @@ export class AgentDouble {
       },
       removeContainer: async ({ containerId }: { containerId: string }) => {
         await this.#called("removeContainer", containerId);
-        if (this.#process(containerId, "").state === "running") throw new RuntimeError("failed_precondition", `remove container "${containerId}": it is running`);
+        const { state } = this.#process(containerId, "");
+        if (state === "running" || state === "paused") throw new RuntimeError("failed_precondition", `remove container "${containerId}": it is ${state}`);
+        this.#storages.delete(containerId);
         for (const key of [...this.#processes.keys()]) if (key.startsWith(`${containerId}/`)) this.#processes.delete(key);
         return {};
       },
@@ -157,6 +191,25 @@ export class AgentDouble {
         if (this.obeysSignals) this.exit(containerId, execId, 128 + signal);
         return {};
       },
+      pauseContainer: async ({ containerId }: { containerId: string }) => { await this.#move("pauseContainer", containerId, "running", "paused"); return {}; },
+      resumeContainer: async ({ containerId }: { containerId: string }) => { await this.#move("resumeContainer", containerId, "paused", "running"); return {}; },
+      ttyWinResize: async ({ containerId, execId }: { containerId: string; execId: string }) => {
+        await this.#called("ttyWinResize", `${containerId}/${execId}`);
+        this.#process(containerId, execId);
+        return {};
+      },
+      updateContainer: async ({ containerId, resources }: { containerId: string; resources?: LinuxResources | undefined }) => {
+        await this.#called("updateContainer", containerId);
+        if (this.#process(containerId, "").state === "stopped") throw new RuntimeError("failed_precondition", `update container "${containerId}": it is stopped`);
+        this.updates.push(resources);
+        return {};
+      },
+      statsContainer: async ({ containerId }: { containerId: string }) => {
+        await this.#called("statsContainer", containerId);
+        this.#process(containerId, "");
+        return this.stats;
+      },
+      setGuestDateTime: async () => { await this.#called("setGuestDateTime"); return {}; },
       updateInterface: async () => { await this.#called("updateInterface"); return {}; },
       updateRoutes: async () => { await this.#called("updateRoutes"); return {}; },
       createSandbox: async () => { await this.#called("createSandbox"); return {}; },
@@ -168,14 +221,15 @@ export class AgentDouble {
     return {
       hello: async () => { await this.#called("hello"); return { protocolVersion: 1, kernelRelease: "6.1.0-double" }; },
       refresh: async () => { await this.#called("refresh"); return { unixNanos: 1n }; },
-      createContainer: async ({ containerId, stdio }: { containerId: string; stdio?: Stdio | undefined }) => {
+      createContainer: async ({ containerId, stdio, storages }: { containerId: string; stdio?: Stdio | undefined; storages: readonly { mountPoint: string }[] }) => {
         await this.#called("createContainer", containerId);
         if (this.#processes.has(`${containerId}/`)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
+        this.#storages.set(containerId, storages.map(({ mountPoint }) => mountPoint));
         return this.#start(containerId, "", stdio, "created");
       },
       exec: async ({ containerId, execId, stdio }: { containerId: string; execId: string; stdio?: Stdio | undefined }) => {
         await this.#called("exec", `${containerId}/${execId}`);
-        if (containerId !== "" && this.#process(containerId, "").state !== "running") throw new RuntimeError("failed_precondition", `exec in container "${containerId}": it is not running`);
+        if (containerId !== "" && !["created", "running"].includes(this.#process(containerId, "").state)) throw new RuntimeError("failed_precondition", `exec in container "${containerId}": it is not running`);
         return this.#start(containerId, execId, stdio, "running");
       },
       events: ({ afterSequence }: { afterSequence: bigint }, { signal }: { signal: AbortSignal }) => this.#events.follow(afterSequence, signal),

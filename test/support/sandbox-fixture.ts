@@ -1,83 +1,33 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connectAgent } from "../../src/host/agent-client/agent-client.ts";
-import type { PluggedDisk, VirtualMachine, VmExit } from "../../src/host/hypervisor/virtual-machine.ts";
+import type { VmExit } from "../../src/host/hypervisor/virtual-machine.ts";
 import type { SandboxDrivers } from "../../src/host/sandbox/drivers.ts";
 import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
 import type { ProcessEnd } from "../../src/host/sandbox/process.ts";
 import { Sandbox, type SandboxEvent } from "../../src/host/sandbox/sandbox.ts";
-import type { StepHook } from "../../src/host/sandbox/steps.ts";
+import type { StepHook } from "../../src/shared/base/steps.ts";
 import { Ledger, type ResourceKind, type ResourceRecord } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
-import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { silentLogger } from "../../src/shared/base/log.ts";
 import { AgentDouble } from "./agent-double.ts";
+import { VmDouble } from "./vm-double.ts";
 
 interface FileRecord extends ResourceRecord { readonly kind: "test"; readonly path: string }
+
+const heldPrefix = "held-";
 
 /** A resource of the host that can be counted: a file that is there while it is held. */
 const fileKind: ResourceKind<{ readonly name: string; readonly folder: string }, FileRecord, string> = {
   kind: "test",
-  plan: ({ name, folder }) => ({ kind: "test", name, path: join(folder, `held-${name}`) }),
+  plan: ({ name, folder }) => ({ kind: "test", name, path: join(folder, `${heldPrefix}${name}`) }),
   act: async (record) => {
     writeFileSync(record.path, "");
     return record.path;
   },
   release: async (record) => rmSync(record.path, { force: true }),
 };
-
-/** A VM without a guest: knows what is plugged, ends when it is told to. */
-export class VmDouble implements VirtualMachine {
-  readonly accelerator = "tcg";
-  readonly startedBy = "cold";
-  readonly identity = { pid: 1, startTimeTicks: -1 };
-  readonly exited: Promise<VmExit>;
-  readonly plugged = new Set<string>();
-  readonly #exit = Promise.withResolvers<VmExit>();
-  #over = false;
-  kills = 0;
-
-  constructor() {
-    this.exited = this.#exit.promise;
-  }
-
-  /** The VM ends by itself. */
-  end(reason: VmExit["reason"], consoleTail = ""): void {
-    this.#over = true;
-    this.#exit.resolve({ process: { exitCode: undefined, signal: "SIGKILL" }, reason, consoleTail });
-  }
-
-  async plugDisk({ diskId }: { readonly diskId: string }): Promise<PluggedDisk> {
-    this.#plug(diskId);
-    return { scsiAddress: `0:${this.plugged.size - 1}` };
-  }
-
-  async plugNic({ nicId }: { readonly nicId: string }): Promise<void> { this.#plug(nicId); }
-  async plugShare({ shareId }: { readonly shareId: string }): Promise<void> { this.#plug(shareId); }
-  async unplug(id: string): Promise<void> { this.plugged.delete(id); }
-  async growVcpus(): Promise<void> { this.#require("grow vCPUs"); }
-  async resizeMemory(): Promise<void> { this.#require("grow memory"); }
-  async pause(): Promise<void> { this.#require("pause"); }
-  async resume(): Promise<void> { this.#require("resume"); }
-  async save(): Promise<void> { this.#require("save"); }
-  close(): void { /* nothing is connected */ }
-
-  async kill(): Promise<void> {
-    this.kills++;
-    this.end("died");
-  }
-
-  #plug(id: string): void {
-    this.#require(`plug "${id}"`);
-    if (this.plugged.has(id)) throw new RuntimeError("already_exists", `plug "${id}"`);
-    this.plugged.add(id);
-  }
-
-  #require(what: string): void {
-    if (this.#over) throw new RuntimeError("unavailable", `QMP ${what}`, { cause: new RuntimeError("unavailable", "QMP connection closed by QEMU") });
-  }
-}
 
 /** Options of {@link SandboxFixture.open}. */
 export interface SandboxFixtureOptions {
@@ -88,10 +38,13 @@ export interface SandboxFixtureOptions {
 /** A sandbox's surroundings: drivers that take countable resources, a VM without a guest, an agent on real sockets. */
 export class SandboxFixture {
   readonly folder: string;
-  readonly config: SandboxConfig;
+  /** Tests may change it before they create. */
+  config: SandboxConfig;
   readonly ledger: Ledger;
   readonly agent: AgentDouble;
   readonly vm = new VmDouble();
+  /** The VM of a config that names a template; the same agent answers for it. */
+  readonly restoredVm = new VmDouble("template");
   readonly events: SandboxEvent[] = [];
   readonly recorded: { readonly containerId: string; readonly end: ProcessEnd }[] = [];
   hook: StepHook | undefined;
@@ -118,12 +71,13 @@ export class SandboxFixture {
 
   /** What the sandbox holds now: files of resources, records of them, plugged devices other than with a VM that has ended. */
   get held(): string[] {
-    return [...["user", "shares", "network", "vm"].filter((name) => existsSync(this.#path(name))), ...this.ledger.records.map(({ name }) => `record ${name}`)];
+    const files = readdirSync(this.folder).filter((name) => name.startsWith(heldPrefix)).map((name) => name.slice(heldPrefix.length));
+    return [...this.ledger.records.map(({ name }) => name).filter((name) => files.includes(name)), ...files.filter((name) => !this.ledger.records.some((record) => record.name === name)), ...this.ledger.records.map(({ name }) => `record ${name}`)];
   }
 
   create(timeoutMs = 10_000): Promise<Sandbox> {
     return Sandbox.create(this.config, {
-      drivers: this.#drivers(), ledger: this.ledger, log: silentLogger, ...(this.hook && { hook: this.hook }),
+      drivers: this.#drivers(), ledger: this.ledger, log: silentLogger, hook: (...step) => this.hook?.(...step),
       onEvent: (event) => this.events.push(event),
       recordEnd: ({ containerId }, end) => this.recorded.push({ containerId, end }),
     }, { timeoutMs });
@@ -140,10 +94,6 @@ export class SandboxFixture {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  #path(name: string): string {
-    return fileKind.plan({ name, folder: this.folder }).path;
-  }
-
   #drivers(): SandboxDrivers {
     const take = (name: string, ledger: Ledger, undo: Parameters<SandboxDrivers["bootVm"]>[3]): Promise<string> => ledger.plan((plan) => plan(fileKind, { name, folder: this.folder })).take(undo);
     return {
@@ -153,16 +103,14 @@ export class SandboxFixture {
       },
       startShares: async (_config, ledger, undo) => {
         await take("shares", ledger, undo);
-        const added = new Set<string>();
         return {
           device: { shareId: "share", tag: "share", fd: -1 },
           guestMountPoint: "/run/share",
           add: async (name, _source, _readOnly, undoOfOne) => {
-            undoOfOne.add(`share ${name}`, () => { added.delete(name); });
-            added.add(name);
+            await take(`share ${name}`, ledger, undoOfOne);
             return `/run/share/${name}`;
           },
-          remove: async (name) => { added.delete(name); },
+          remove: async () => { /* the undo does it */ },
         };
       },
       startNetwork: async (_config, _user, ledger, undo) => {
@@ -174,7 +122,11 @@ export class SandboxFixture {
         undo.add("VM", () => this.vm.kill());
         return this.vm;
       },
-      restoreVm: async () => { throw new RuntimeError("not_found", "there is no template"); },
+      restoreVm: async (_config, _user, ledger, undo) => {
+        await take("restored vm", ledger, undo);
+        undo.add("restored VM", () => this.restoredVm.kill());
+        return this.restoredVm;
+      },
       connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
     };
   }

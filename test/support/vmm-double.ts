@@ -101,6 +101,7 @@ export class VmmDouble {
     "chardev-remove": { parameters: { id: "string" }, run: ({ id }) => this.#removeChardev(textOf(id)) },
     device_add: { parameters: undefined, run: (given) => this.#addDevice(given) },
     device_del: { parameters: { id: "string" }, run: ({ id }) => this.#deleteDevice(textOf(id)) },
+    "qom-get": { parameters: { path: "string", property: "string" }, run: ({ path, property }) => this.#getProperty(textOf(path), textOf(property)) },
     "qom-set": { parameters: { path: "string", property: "string", value: "any" }, run: ({ path, property, value }) => this.#setProperty(textOf(path), textOf(property), value) },
   };
 
@@ -273,6 +274,13 @@ export class VmmDouble {
 
   #removeDevice(id: string): void {
     if (this.#devices.delete(id)) this.#emit("DEVICE_DELETED", { device: id, path: `/machine/peripheral/${id}` });
+  }
+
+  /** A guest that takes what it is offered, at once. */
+  #getProperty(path: string, property: string): unknown {
+    if (path !== "/machine/peripheral/vmem0") throw new QmpFailure(`Device '${path}' not found`, "DeviceNotFound");
+    if (property !== "size") throw new QmpFailure(`Property 'virtio-mem-pci.${property}' not found`);
+    return this.#requestedMemory;
   }
 
   #setProperty(path: string, property: string, value: unknown): void {

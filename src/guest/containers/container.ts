@@ -15,8 +15,8 @@ export class Container {
   readonly spec: RunnableSpec;
   readonly init: GuestProcess;
   readonly execs = new Map<string, GuestProcess>();
-  /** Exec ids whose start is under way. */
-  readonly starting = new Set<string>();
+  /** Execs whose start is under way. */
+  readonly starting = new Map<string, Promise<GuestProcess>>();
   started = false;
   paused = false;
   removing = false;

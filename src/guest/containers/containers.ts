@@ -37,8 +37,8 @@ export interface ContainersContext {
 export class Containers {
   readonly #context: ContainersContext;
   readonly #containers = new Map<string, Container>();
-  /** Ids whose creation is under way. */
-  readonly #creating = new Set<string>();
+  /** Creations under way. */
+  readonly #creating = new Map<string, Promise<Container>>();
   readonly #vmProcesses = new Map<string, GuestProcess>();
 
   constructor(context: ContainersContext) {
@@ -51,9 +51,10 @@ export class Containers {
     requireId("container", containerId);
     if (this.#containers.has(containerId) || this.#creating.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
     this.#context.events.requireRoom();
-    this.#creating.add(containerId);
+    const creating = withUndo((undo) => this.#create(request, undo));
+    this.#creating.set(containerId, creating);
     try {
-      const container = await withUndo((undo) => this.#create(request, undo));
+      const container = await creating;
       this.#containers.set(containerId, container);
       return container.init.pid;
     } finally {
@@ -81,11 +82,12 @@ export class Containers {
     if (request.containerId === "") return this.#execInVm(request);
     const container = this.container(request.containerId);
     const { execs, starting } = container;
-    this.#requireStatus(container, "exec", ["running"]);
+    this.#requireStatus(container, "exec", ["created", "running"]);
     requireUnused(request.execId, execs, starting);
-    starting.add(request.execId);
+    const startingUp = this.#exec(container, request);
+    starting.set(request.execId, startingUp);
     try {
-      const process = await this.#exec(container, request);
+      const process = await startingUp;
       execs.set(request.execId, process);
       return process.pid;
     } finally {
@@ -93,8 +95,13 @@ export class Containers {
     }
   }
 
-  /** As sent, to one process; SIGKILL to a container's first process reaches all of the container. An ended process is no error. */
-  signal(containerId: string, execId: string, signal: number): void {
+  /**
+   * As sent, to one process; SIGKILL to a container's first process reaches all of the container. An
+   * ended process is no error. One that is just starting, whose caller may have lost patience, gets it
+   * when it has started.
+   */
+  async signal(containerId: string, execId: string, signal: number): Promise<void> {
+    await this.#containers.get(containerId)?.starting.get(execId)?.catch(() => { /* told to who started it; below it is not found */ });
     const process = this.process(containerId, execId);
     if (containerId !== "" && execId === "" && signal === SIGKILL && killCgroup(process.origin.cgroup)) return;
     process.signal(signal);
@@ -109,8 +116,9 @@ export class Containers {
     return this.process(containerId, execId).ended;
   }
 
-  /** Removes a container that has ended, or kills one that was never started. @throws RuntimeError `failed_precondition` when it runs. */
+  /** Removes a container that has ended, or kills one that was never started or is just being made. @throws RuntimeError `failed_precondition` when it runs. */
   async remove(containerId: string): Promise<void> {
+    await this.#creating.get(containerId)?.catch(() => { /* told to who made it; below it is not found */ });
     const container = this.container(containerId);
     this.#requireStatus(container, "remove", ["created", "stopped"]);
     if (container.removing) throw new RuntimeError("failed_precondition", `remove container "${containerId}": it is being removed`, { reason: "wrong_state" });
@@ -250,7 +258,7 @@ export class Containers {
   }
 
   async #execInVm(request: ExecRequest): Promise<number> {
-    requireUnused(request.execId, this.#vmProcesses, new Set());
+    requireUnused(request.execId, this.#vmProcesses, new Map());
     const process = await startVmProcess(request, this.#context);
     this.#vmProcesses.set(request.execId, process);
     return process.pid;
@@ -325,6 +333,6 @@ async function settledWithin(processes: readonly GuestProcess[], limitMs: number
   clearTimeout(timer);
 }
 
-function requireUnused(execId: string, processes: ReadonlyMap<string, GuestProcess>, starting: ReadonlySet<string>): void {
+function requireUnused(execId: string, processes: ReadonlyMap<string, GuestProcess>, starting: ReadonlyMap<string, unknown>): void {
   if (processes.has(execId) || starting.has(execId)) throw new RuntimeError("already_exists", `exec "${execId}" exists already`, { reason: "exec_exists" });
 }

@@ -32,7 +32,7 @@ export function agentService(guest: Guest): ServiceImplementation<typeof AgentSe
       await orAbandon(containers.remove(containerId), `remove container "${containerId}"`, { timeoutMs: timeout === 0 ? defaultRemoveTimeoutMs : timeout * 1000 });
       return {};
     },
-    signalProcess: ({ containerId, execId, signal }) => { containers.signal(containerId, execId, requireSignal(signal)); return {}; },
+    signalProcess: async ({ containerId, execId, signal }) => { await containers.signal(containerId, execId, requireSignal(signal)); return {}; },
     waitProcess: async ({ containerId, execId }) => ({ status: (await containers.wait(containerId, execId)).exitStatus }),
     updateContainer: async ({ containerId, resources }) => {
       if (resources !== undefined) await containers.update(containerId, toOciResources(resources));

@@ -10,7 +10,6 @@ import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
 import type { ContainerState } from "../sandbox/container-state.ts";
 import type { GuestProcess, ProcessEnd } from "../sandbox/process.ts";
 import type { Owner } from "./owner.ts";
-import { toLinuxResources } from "./linux-resources.ts";
 
 /** Limit of one call into the guest that should be quick; a stuck guest answers nothing. */
 const guestCallTimeoutMs = 30_000;
@@ -118,9 +117,7 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
       return {};
     },
     async update(request) {
-      const sandbox = await owner.ready();
-      sandbox.container(request.id).require("update");
-      await sandbox.agent.agent.updateContainer({ containerId: request.id, resources: toLinuxResources(parseResources(request.resources)) }, wait);
+      await (await owner.ready()).update(request.id, parseResources(request.resources), wait);
       return {};
     },
     stats() {

@@ -48,6 +48,13 @@ export interface VmExit {
   readonly consoleTail: string;
 }
 
+/** The most a VM can have, decided when it was started. */
+export interface VmLimits {
+  /** Boot memory and what can be plugged. */
+  readonly memoryBytes: number;
+  readonly vcpuCount: number;
+}
+
 /**
  * A running VM. Everything a container needs is plugged here after the VM is up, so that one VM can
  * serve any container. Implementations bound every wait; a guest cannot hold a caller.
@@ -56,6 +63,7 @@ export interface VirtualMachine {
   readonly accelerator: Accelerator;
   readonly identity: ProcessIdentity;
   readonly startedBy: "cold" | "template";
+  readonly limits: VmLimits;
   /** Resolves within milliseconds of the VMM's end; never rejects. */
   readonly exited: Promise<VmExit>;
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk>;
@@ -65,7 +73,7 @@ export interface VirtualMachine {
   unplug(id: string, options?: WaitOptions): Promise<void>;
   /** Adds vCPUs until there are that many; they are never taken away (QEMU 7.2 crashes). The agent has to bring them online. */
   growVcpus(vcpuCount: number, options?: WaitOptions): Promise<void>;
-  /** Sets the size of the pluggable memory; total memory is boot memory plus this. Multiple of 2 MiB. */
+  /** Sets the size of the pluggable memory; total memory is boot memory plus this. Multiple of 2 MiB. More is there when this returns; less is given back in the guest's own time. */
   resizeMemory(pluggedBytes: number, options?: WaitOptions): Promise<void>;
   pause(options?: WaitOptions): Promise<void>;
   resume(options?: WaitOptions): Promise<void>;

@@ -2,6 +2,7 @@ import { chownSync, closeSync, fstatSync, mkdirSync, openSync, readFileSync, rmS
 import { join } from "node:path";
 import { eventually } from "../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { Steps, type Step } from "../../shared/base/steps.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import { asUser, type HelperUser } from "../../shared/linux/drop-privileges.ts";
 import { describeExit, startProcess, type ManagedProcess, type ProcessExit } from "../../shared/linux/run-process.ts";
@@ -50,19 +51,52 @@ export interface UserNetwork {
   readonly exited: Promise<ProcessExit>;
 }
 
+/** What the steps of a network's set-up make, each for those after it. */
+interface NetworkBuild {
+  readonly request: NetworkRequest;
+  readonly host: HostNetwork;
+  readonly ledger: Ledger;
+  readonly undo: UndoStack;
+  ports: readonly PublishedPort[];
+  slot: AddressSlot | undefined;
+  warnings: readonly string[];
+  passt: Passt | undefined;
+}
+
+/** How a sandbox gets its network. */
+export const networkSteps: readonly Step<NetworkBuild>[] = [
+  { name: "choose ports", run: async (build) => { build.ports = await choosePorts(build.request.ports); } },
+  { name: "claim addresses", run: claimAddresses },
+  { name: "guard loopback", run: async (build) => { build.warnings = await guardLoopback(build.request, slotOf(build), build.host, build.ledger, build.undo); } },
+  { name: "start passt", run: startPasstFor },
+];
+
 /**
  * Gives a sandbox a network of its own: checks the ports, claims addresses, starts passt.
  * @throws RuntimeError `failed_precondition` (reason `port_taken`, `port_privileged` or `address_missing`) before anything starts.
  */
-export async function startUserNetwork(request: NetworkRequest, ledger: Ledger, undo: UndoStack): Promise<UserNetwork> {
-  const { sandboxId, ports: wanted } = request;
-  const host = readHostNetwork();
-  const ports = await choosePorts(wanted);
-  const slot = await ledger.plan((plan) => plan(addressSlotKind, { folder: request.slotFolder, sandboxId, range: request.range })).take(undo);
-  const gap = await guardLoopback(request, slot, host, ledger, undo);
-  const passt = await ledger.plan((plan) => plan(passtKind, { ...request, slot, host, ports, guarded: gap.length === 0 })).take(undo);
-  const guest = describeGuestNetwork(sandboxId, slot, host);
-  return { nic: { nicId: "net0", macAddress: guest.macAddress, fd: passt.fd }, guest, ports, warnings: [...networkWarnings(host), ...gap], exited: passt.process.exited };
+export async function startUserNetwork(request: NetworkRequest, ledger: Ledger, undo: UndoStack, steps = new Steps("set up network")): Promise<UserNetwork> {
+  const build: NetworkBuild = { request, host: readHostNetwork(), ledger, undo, ports: [], slot: undefined, warnings: [], passt: undefined };
+  await steps.runAll(networkSteps, build);
+  const { host, ports, warnings, passt } = build;
+  if (passt === undefined) throw new RuntimeError("internal", "passt was not started");
+  const guest = describeGuestNetwork(request.sandboxId, slotOf(build), host);
+  return { nic: { nicId: "net0", macAddress: guest.macAddress, fd: passt.fd }, guest, ports, warnings: [...networkWarnings(host), ...warnings], exited: passt.process.exited };
+}
+
+async function claimAddresses(build: NetworkBuild): Promise<void> {
+  const { slotFolder: folder, sandboxId, range } = build.request;
+  build.slot = await build.ledger.plan((plan) => plan(addressSlotKind, { folder, sandboxId, range })).take(build.undo);
+}
+
+async function startPasstFor(build: NetworkBuild): Promise<void> {
+  const { request, host, ledger, undo, ports, warnings } = build;
+  build.passt = await ledger.plan((plan) => plan(passtKind, { ...request, slot: slotOf(build), host, ports, guarded: warnings.length === 0 })).take(undo);
+}
+
+function slotOf({ slot }: NetworkBuild): AddressSlot {
+  if (slot === undefined) throw new RuntimeError("internal", "no addresses are claimed");
+  return slot;
 }
 
 async function guardLoopback({ user }: NetworkRequest, slot: AddressSlot, host: HostNetwork, ledger: Ledger, undo: UndoStack): Promise<string[]> {

@@ -5,19 +5,22 @@ import { nextState, operationTable, requireState, type ContainerOperation, type 
 
 const states: readonly ContainerState[] = ["creating", "created", "running", "paused", "stopped"];
 
-/** What docker and the OCI runtime specification allow; a row for each operation, a column for each state above. */
+/** A row for each operation, a column for each state above. */
 const allowed: Readonly<Record<ContainerOperation, string>> = {
   start: "-x---",
-  exec: "--x--",
   file: "-xxx-",
+  stop: "xxxxx",
+  delete: "-x--x",
+  exec: "-xx--",
+  wait: "xxxxx",
   kill: "-xxx-",
+  signal: "-xxx-",
+  winsize: "-xxxx",
+  ioStream: "-xxxx",
+  stats: "-xxxx",
+  update: "-xxx-",
   pause: "--x--",
   resume: "---x-",
-  update: "-xxx-",
-  stats: "-xxx-",
-  resize: "-xxxx",
-  wait: "xxxxx",
-  delete: "-x--x",
 };
 
 for (const [operation, row] of Object.entries(allowed) as [ContainerOperation, string][]) { // the keys of the table above

@@ -12,19 +12,25 @@ const moves: Readonly<Record<ContainerState, readonly ContainerState[]>> = {
   stopped: [],
 };
 
-/** What can be asked of a container, and in which states it makes sense. */
+/**
+ * What can be asked of a container, and in which states it makes sense. `signal` is to one process,
+ * `kill` to the container; `winsize` and `ioStream` are of its processes' terminals and streams.
+ */
 const allowedStates = {
   start: ["created"],
-  exec: ["running"],
   file: ["created", "running", "paused"],
+  stop: ["creating", "created", "running", "paused", "stopped"],
+  delete: ["created", "stopped"],
+  exec: ["created", "running"],
+  wait: ["creating", "created", "running", "paused", "stopped"],
   kill: ["created", "running", "paused"],
+  signal: ["created", "running", "paused"],
+  winsize: ["created", "running", "paused", "stopped"],
+  ioStream: ["created", "running", "paused", "stopped"],
+  stats: ["created", "running", "paused", "stopped"],
+  update: ["created", "running", "paused"],
   pause: ["running"],
   resume: ["paused"],
-  update: ["created", "running", "paused"],
-  stats: ["created", "running", "paused"],
-  resize: ["created", "running", "paused", "stopped"],
-  wait: ["creating", "created", "running", "paused", "stopped"],
-  delete: ["created", "stopped"],
 } as const satisfies Record<string, readonly ContainerState[]>;
 
 export type ContainerOperation = keyof typeof allowedStates;

@@ -1,16 +1,18 @@
 import { create } from "@bufbuild/protobuf";
+import type { Step, Steps } from "../../shared/base/steps.ts";
+import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
 import { StorageSchema, type Storage } from "../../shared/protocol/gen/agent/agent_pb.ts";
-import type { OciMount, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { OciMount, OciResources, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { nextState, requireState, type ContainerOperation, type ContainerState } from "./container-state.ts";
 import type { DiskPool, HeldDisk } from "../device/disk-pool.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { SandboxShares } from "./drivers.ts";
+import type { SandboxRoom } from "./sandbox-room.ts";
 import { guestPaths, hostMounts, toGuestSpec, type InitKind } from "./guest-spec.ts";
 import { GuestProcess } from "./process.ts";
 import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
-import type { Steps } from "./steps.ts";
 
 /** One layer of a container's root file system, as containerd's Task API describes mounts. */
 export interface RootfsMount {
@@ -39,10 +41,13 @@ export interface ContainerRequest {
 /** What a container uses of its sandbox. */
 export interface ContainerContext {
   readonly connection: AgentClient;
+  readonly room: SandboxRoom;
   readonly disks: DiskPool;
   /** Undefined when the sandbox was made without shares. */
   readonly shares: SandboxShares | undefined;
   nextStreamId(): number;
+  /** Removes the container from the guest, whatever it is doing there; "not there" is success. */
+  removeFromGuest(containerId: string): Promise<void>;
 }
 
 /** One container: its processes, and what it holds of the sandbox. */
@@ -52,6 +57,8 @@ export class Container {
   readonly spec: RunnableSpec;
   readonly init: GuestProcess;
   readonly execs = new Map<string, GuestProcess>();
+  /** Its limits now: those of the spec, and what was changed since. */
+  resources: OciResources;
   #state: ContainerState = "created";
   /** Gives back disks and shares; runs once, when the container is deleted. */
   readonly #teardown: UndoStack;
@@ -61,31 +68,16 @@ export class Container {
     this.bundle = request.bundle;
     this.spec = request.spec;
     this.init = init;
+    this.resources = request.spec.linux?.resources ?? {};
     this.#teardown = teardown;
   }
 
   /** Plugs and shares what the container needs and makes it in the guest; its process waits for start. */
   static async create(request: ContainerRequest, context: ContainerContext, steps: Steps): Promise<Container> {
     return withUndo(async (undo) => {
-      const disks = await steps.run("plug disks", () => plugDisks(request, context, undo, steps));
-      const sources = await steps.run("share host folders", () => shareHostMounts(request, context, undo));
-      const rootShare = await steps.run("share root file system", () => shareRootfs(request, context, undo));
-      const streamId = context.nextStreamId();
-      const io = new ProcessIo(context.connection.streams(streamId), request.io);
-      undo.add("stdio", () => io.close());
-      const init = new GuestProcess({ containerId: request.containerId, execId: "", terminal: request.io.terminal }, io);
-      const { storages, rootPath } = rootStorages(request.containerId, disks, rootShare);
-      const spec = toGuestSpec(request.spec, { rootPath, guestSources: sources, etcFiles: request.guestEtcFiles, init: request.init ?? "none" });
-      const { pid } = await steps.run("create container in the guest", () => context.connection.guest.createContainer({
-        containerId: request.containerId,
-        specJson: Buffer.from(JSON.stringify(spec)),
-        storages,
-        stdio: { streamId, terminal: request.io.terminal, stdin: request.io.stdin, ...(request.terminalSize && { terminalSize: { ...request.terminalSize } }) },
-        user: request.user,
-        createCwd: request.createCwd,
-      }, steps.wait));
-      init.created(pid);
-      return new Container(request, init, undo.move());
+      const build = new ContainerBuild(request, context, undo);
+      await steps.runAll(createContainerSteps, build);
+      return new Container(request, build.init, undo.move());
     });
   }
 
@@ -121,25 +113,57 @@ interface RootDisks {
   readonly upper: HeldDisk | undefined;
 }
 
+/** What the steps of a container's creation make, each for those after it. */
+export class ContainerBuild {
+  readonly request: ContainerRequest;
+  readonly context: ContainerContext;
+  readonly undo: UndoStack;
+  disks: RootDisks = { lower: [], upper: undefined };
+  sources = new Map<OciMount, string>();
+  rootShare: string | undefined;
+  #init: GuestProcess | undefined;
+
+  constructor(request: ContainerRequest, context: ContainerContext, undo: UndoStack) {
+    this.request = request;
+    this.context = context;
+    this.undo = undo;
+  }
+
+  get init(): GuestProcess {
+    if (this.#init === undefined) throw new RuntimeError("internal", "a step needs what a later one makes");
+    return this.#init;
+  }
+  set init(init: GuestProcess) { this.#init = init; }
+}
+
+/** How a container comes to be in its sandbox; the reverse is its end. */
+export const createContainerSteps: readonly Step<ContainerBuild>[] = [
+  { name: "make room", run: ({ request: { containerId, spec }, context, undo }, wait) => context.room.claim(containerId, spec.linux?.resources ?? {}, undo, wait) },
+  { name: "plug disks", run: async (build, wait) => { build.disks = await plugDisks(build, wait); } },
+  { name: "share host folders", run: async (build) => { build.sources = await shareHostMounts(build); } },
+  { name: "share root file system", run: async (build) => { build.rootShare = await shareRootfs(build); } },
+  { name: "create container in the guest", run: createInGuest },
+];
+
 const imageFileSystems = ["erofs", "squashfs"];
 
-async function plugDisks(request: ContainerRequest, context: ContainerContext, undo: UndoStack, steps: Steps): Promise<RootDisks> {
+async function plugDisks({ request, context, undo }: ContainerBuild, wait: WaitOptions): Promise<RootDisks> {
   const take = async (mount: RootfsMount, readOnly: boolean): Promise<HeldDisk> => {
-    const disk = await context.disks.take({ path: mount.source, format: "raw", readOnly }, steps.wait);
+    const disk = await context.disks.take({ path: mount.source, format: "raw", readOnly }, wait);
     undo.add(`disk "${mount.source}"`, () => context.disks.release(mount.source));
     return disk;
   };
   const images = request.rootfs.filter(({ type }) => imageFileSystems.includes(type));
   const writable = request.rootfs.find(({ type }) => type === "ext4");
-  // Side by side: each plug waits for the guest's bus scan.
-  const [upper, ...lower] = await Promise.all([
-    writable === undefined ? undefined : take(writable, false),
-    ...images.map(async (mount) => ({ disk: await take(mount, true), fsType: mount.type })),
-  ]);
-  return { lower, upper };
+  // Side by side: each plug waits for the guest's bus scan. All are waited for, so that the undo knows of each.
+  const taken = await Promise.allSettled([...images.map((mount) => take(mount, true)), ...(writable === undefined ? [] : [take(writable, false)])]);
+  const failed = taken.find((result) => result.status === "rejected");
+  if (failed !== undefined) throw RuntimeError.wrap(failed.reason, "");
+  const disks = taken.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  return { lower: images.flatMap((mount, index) => (disks[index] === undefined ? [] : [{ disk: disks[index], fsType: mount.type }])), upper: writable === undefined ? undefined : disks.at(-1) };
 }
 
-async function shareHostMounts(request: ContainerRequest, context: ContainerContext, undo: UndoStack): Promise<Map<OciMount, string>> {
+async function shareHostMounts({ request, context, undo }: ContainerBuild): Promise<Map<OciMount, string>> {
   const sources = new Map<OciMount, string>();
   for (const [index, { mount, source, readOnly }] of hostMounts(request.spec).entries()) {
     sources.set(mount, await requireShares(context, source).add(`${request.containerId}-${index}`, source, readOnly, undo));
@@ -148,10 +172,31 @@ async function shareHostMounts(request: ContainerRequest, context: ContainerCont
 }
 
 /** A root file system that is a folder of the host goes over the share. Undefined when it is on disks. */
-async function shareRootfs(request: ContainerRequest, context: ContainerContext, undo: UndoStack): Promise<string | undefined> {
+async function shareRootfs({ request, context, undo }: ContainerBuild): Promise<string | undefined> {
   const folder = request.rootfs.find(({ type }) => type === "bind");
   if (folder === undefined) return undefined;
   return requireShares(context, folder.source).add(`${request.containerId}-rootfs`, folder.source, folder.options.includes("ro"), undo);
+}
+
+async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<void> {
+  const { request, context, undo } = build;
+  const { containerId, io: { terminal, stdin }, terminalSize } = request;
+  const streamId = context.nextStreamId();
+  const io = new ProcessIo(context.connection.streams(streamId), request.io);
+  undo.add("stdio", () => io.close());
+  build.init = new GuestProcess({ containerId, execId: "", terminal }, io);
+  const { storages, rootPath } = rootStorages(containerId, build.disks, build.rootShare);
+  const spec = toGuestSpec(request.spec, { rootPath, guestSources: build.sources, etcFiles: request.guestEtcFiles, init: request.init ?? "none" });
+  undo.add("container in the guest", () => context.removeFromGuest(containerId));
+  const { pid } = await context.connection.guest.createContainer({
+    containerId,
+    specJson: Buffer.from(JSON.stringify(spec)),
+    storages,
+    stdio: { streamId, terminal, stdin, ...(terminalSize && { terminalSize: { ...terminalSize } }) },
+    user: request.user,
+    createCwd: request.createCwd,
+  }, wait);
+  build.init.created(pid);
 }
 
 function requireShares(context: ContainerContext, source: string): SandboxShares {

@@ -1,4 +1,5 @@
 import type { WaitOptions } from "../../shared/base/deadline.ts";
+import type { Steps } from "../../shared/base/steps.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { NicSpec, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
@@ -47,6 +48,7 @@ export interface SandboxDrivers {
   /** Starts the VM from the template that the config names; the guest runs on when this returns. */
   restoreVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
   connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
-  startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack): Promise<SandboxNetwork>;
+  /** `steps`: of the operation it is part of. */
+  startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;
   startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;
 }

@@ -15,6 +15,9 @@ export interface SandboxConfig {
   /** Memory of the VM after start: boot memory plus what is plugged. */
   readonly memoryBytes: number;
   readonly vcpuCount: number;
+  /** Most the sandbox may grow to; undefined: what the host can give. */
+  readonly maxMemoryBytes?: number;
+  readonly maxVcpuCount?: number;
   /** Containers of this sandbox may see host folders; decides the kind of guest memory, which cannot change later. */
   readonly shares: boolean;
   readonly network: "none" | "user";

@@ -1,8 +1,10 @@
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
+import { Steps, type StepGuard, type StepHook, type StepTiming } from "../../shared/base/steps.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
-import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
+import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts";
+import type { StatsContainerResponse } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import type { Event, HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import { DiskPool } from "../device/disk-pool.ts";
 import type { VirtualMachine, VmExit } from "../hypervisor/virtual-machine.ts";
@@ -10,21 +12,29 @@ import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger } from "../store/ledger.ts";
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
+import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
-import { configureGuestNetwork } from "./guest-network.ts";
 import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
+import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts";
 import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
-import { raceDeath, startGuest } from "./start-guest.ts";
-import { Steps, type StepHook, type StepTiming } from "./steps.ts";
+import { SandboxRoom } from "./sandbox-room.ts";
+import type { SandboxSize } from "./sandbox-size.ts";
+import { ContainerUpdate, updateSteps } from "./update-container.ts";
+import { startGuest } from "./start-guest.ts";
+import { raceDeath } from "./vm-death.ts";
+import { nextSandboxState, requireSandboxRunning, type SandboxState } from "./sandbox-state.ts";
 
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
 const powerOffTimeoutMs = 5_000;
+/** Longest wait for the VM's end by force: the VMM's own limit is half of that. */
+const forceTimeoutMs = 10_000;
+/** Longest wait for a guest to kill, or to remove, one container: crun takes some 2 s under emulation. */
+const containerStopTimeoutMs = 10_000;
+const SIGKILL = 9;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
 const lostExitStatus = 137;
-
-const SIGKILL = 9;
 
 /** Something that happened in a sandbox. */
 export interface SandboxEvent {
@@ -89,15 +99,21 @@ export class Sandbox {
   readonly #context: SandboxContext;
   readonly #connection: AgentClient;
   readonly #disks: DiskPool;
+  readonly #room: SandboxRoom;
   readonly #shares: SandboxShares | undefined;
   readonly #teardown: UndoStack;
   readonly #queue = new OperationQueue();
+  /** A step of any operation ends with the VM. */
+  readonly #guard: StepGuard;
   /** Exec ids whose process is registered and not started. */
   readonly #registered = new Map<GuestProcess, { readonly request: ExecRequest; readonly streamId: number }>();
   readonly #handled = new Set<bigint>();
   #acknowledged: bigint;
   #nextStreamId = 1;
   #stopping: Promise<void> | undefined;
+  #state: SandboxState = "running";
+  /** Containers that the guest has removed while their resources here are still being given back. */
+  readonly #leftGuest = new Set<string>();
   #saved = false;
 
   private constructor(config: SandboxConfig, context: SandboxContext, parts: Parts) {
@@ -112,7 +128,12 @@ export class Sandbox {
     this.#connection = parts.connection;
     this.#shares = parts.shares;
     this.#disks = new DiskPool(parts.vm);
+    this.#room = new SandboxRoom(parts.vm, parts.connection.agent, { memoryBytes: Math.max(config.memoryBytes, bootMemoryBytes), vcpuCount: config.vcpuCount }, {
+      ...(config.maxMemoryBytes !== undefined && { memoryBytes: config.maxMemoryBytes }),
+      ...(config.maxVcpuCount !== undefined && { vcpuCount: config.maxVcpuCount }),
+    });
     this.#teardown = parts.teardown;
+    this.#guard = raceDeath(parts.vm);
     this.#acknowledged = parts.hello.acknowledgedEventSequence;
     this.ended = this.#watchVm();
     void this.#followEvents();
@@ -120,26 +141,14 @@ export class Sandbox {
 
   /** Starts the VM with everything it needs; when a step fails, what the others took is given back. */
   static async create(config: SandboxConfig, context: SandboxContext, options: WaitOptions): Promise<Sandbox> {
-    const { drivers, ledger } = context;
-    const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, log: context.log });
+    const guard = new LateGuard();
+    const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log });
     return withUndo(async (undo) => {
-      const user = await steps.run("claim user", () => drivers.claimUser(config, ledger, undo));
-      const shares = config.shares ? await steps.run("start virtiofsd", () => drivers.startShares(config, ledger, undo)) : undefined;
-      const network = config.network === "none" ? undefined : await steps.run("start network", () => drivers.startNetwork(config, user, ledger, undo));
-      const { vm, connection, hello } = await startGuest(config, user, context, undo, steps);
-      if (config.pristine === true) return new Sandbox(config, context, { vm, connection, hello, network, shares, teardown: undo.move(), timings: steps.timings });
-      const orDeath = raceDeath(vm);
-      await steps.run("grow memory", () => orDeath(vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), steps.wait)));
-      if (config.vcpuCount > 1) {
-        await steps.run("grow vCPUs", () => orDeath(vm.growVcpus(config.vcpuCount, steps.wait)));
-        await steps.run("bring vCPUs online", () => orDeath(connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, steps.wait)));
-      }
-      if (network !== undefined) await steps.run("plug NIC", () => orDeath(vm.plugNic(network.nic, steps.wait)));
-      await steps.run("configure network", () => orDeath(configureGuestNetwork(connection, config, network?.guest, steps.wait)));
-      if (shares !== undefined) {
-        await steps.run("plug share", () => orDeath(vm.plugShare(shares.device, steps.wait)));
-        await steps.run("mount share", () => orDeath(connection.guest.addStorages({ storages: [{ driver: "virtio-fs", source: shares.device.tag, fstype: "virtiofs", mountPoint: shares.guestMountPoint }] }, steps.wait)));
-      }
+      const build = new SandboxBuild(config, context, undo, steps, guard);
+      await steps.runAll(takeHostSteps, build);
+      await startGuest(build, context.log);
+      if (config.pristine !== true) await steps.runAll(equipGuestSteps, build);
+      const { vm, connection, hello, network, shares } = build;
       return new Sandbox(config, context, { vm, connection, hello, network, shares, teardown: undo.move(), timings: steps.timings });
     });
   }
@@ -159,22 +168,27 @@ export class Sandbox {
     return process;
   }
 
+  get state(): SandboxState { return this.#state; }
+
   async createContainer(request: ContainerRequest, options: WaitOptions): Promise<Container> {
     return this.#queue.run(async () => {
-      if (this.containers.has(request.containerId)) throw new RuntimeError("already_exists", `container "${request.containerId}" exists already`);
-      const steps = new Steps(`create container "${request.containerId}"`, { ...options, hook: this.#context.hook, log: this.#context.log });
-      const context = { connection: this.#connection, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++ };
-      const container = await Container.create(request, context, steps);
-      this.containers.set(request.containerId, container);
-      this.#emit("create", request.containerId);
+      const { containerId } = request;
+      this.#requireRunning(`create container "${containerId}"`);
+      if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
+      const context = { connection: this.#connection, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, removeFromGuest: (id: string) => this.#removeFromGuest(id) };
+      const container = await Container.create(request, context, this.#steps(`create container "${containerId}"`, options));
+      this.containers.set(containerId, container);
+      this.#emit("create", containerId);
       return container;
     });
   }
 
   async startContainer(containerId: string, options: WaitOptions): Promise<Container> {
+    this.#requireRunning(`start container "${containerId}"`);
     const container = this.container(containerId);
     container.require("start");
-    await this.#connection.agent.startContainer({ containerId }, options);
+    const start = new ProcessStart(this.#connection, container.init, () => this.#connection.agent.startContainer({ containerId }, options));
+    await start.run(startContainerSteps, this.#steps(`start container "${containerId}"`, options));
     // The exit may have been faster than this answer.
     if (container.state === "created") container.moveTo("running");
     container.init.running();
@@ -184,26 +198,29 @@ export class Sandbox {
 
   /** Registers a further process; {@link startExec} runs it. Empty containerId: in the guest itself. */
   registerExec(request: ExecRequest): GuestProcess {
-    const processes = request.containerId === "" ? this.vmProcesses : this.container(request.containerId).execs;
-    if (request.containerId !== "") this.container(request.containerId).require("exec");
-    if (processes.has(request.execId)) throw new RuntimeError("already_exists", `exec "${request.execId}" exists already`);
+    const { containerId, execId } = request;
+    this.#requireRunning(`exec "${execId}"`);
+    const processes = containerId === "" ? this.vmProcesses : this.container(containerId).execs;
+    if (containerId !== "") this.container(containerId).require("exec");
+    if (processes.has(execId)) throw new RuntimeError("already_exists", `exec "${execId}" exists already`, { reason: "exec_exists" });
     const streamId = this.#nextStreamId++;
     const io = new ProcessIo(this.#connection.streams(streamId), request.io);
-    const process = new GuestProcess({ containerId: request.containerId, execId: request.execId, terminal: request.io.terminal }, io);
-    processes.set(request.execId, process);
-    if (request.autoRemove) void process.wait().then(() => processes.delete(request.execId)); // never rejects
+    const process = new GuestProcess({ containerId, execId, terminal: request.io.terminal }, io);
+    processes.set(execId, process);
+    if (request.autoRemove) void process.wait().then(() => processes.delete(execId)); // never rejects
     this.#registered.set(process, { request, streamId });
-    this.#emit("exec_create", request.containerId, request.execId);
+    this.#emit("exec_create", containerId, execId);
     return process;
   }
 
   async startExec(containerId: string, execId: string, options: WaitOptions): Promise<GuestProcess> {
+    this.#requireRunning(`start exec "${execId}"`);
     const process = this.process(containerId, execId);
     const registered = this.#registered.get(process);
     if (registered === undefined) throw new RuntimeError("failed_precondition", `exec "${execId}" is started already`, { reason: "wrong_state" });
     this.#registered.delete(process);
     const { request, streamId } = registered;
-    try {
+    const start = new ProcessStart(this.#connection, process, async () => {
       const { pid } = await this.#connection.guest.exec({
         containerId,
         execId,
@@ -213,19 +230,23 @@ export class Sandbox {
         ownCgroup: request.ownCgroup,
       }, options);
       process.created(pid);
-      process.running();
-      this.#emit("exec_start", containerId, execId);
-      return process;
+    });
+    try {
+      await start.run(execSteps, this.#steps(`start exec "${execId}"`, options));
     } catch (error) {
       await process.finish({ exitStatus: startFailureStatus(error), exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: "start_failed" });
       throw error;
     }
+    process.running();
+    this.#emit("exec_start", containerId, execId);
+    return process;
   }
 
   /** Sends a signal to a process; `all`: to every process of the container, or SIGKILL to an exec with a cgroup of its own and all it has started. */
   async kill(containerId: string, execId: string, signal: number, all: boolean, options: WaitOptions): Promise<void> {
     const process = this.process(containerId, execId);
     process.requireRunning(`send signal ${signal}`);
+    this.#requireRunning(`send signal ${signal}`);
     if (all && containerId !== "" && execId !== "" && signal === SIGKILL) {
       await this.#connection.guest.killTree({ containerId, execId }, options);
       return;
@@ -236,10 +257,13 @@ export class Sandbox {
   async resize(containerId: string, execId: string, size: { readonly rows: number; readonly columns: number }, options: WaitOptions): Promise<void> {
     const process = this.process(containerId, execId);
     if (!process.terminal || process.state === "stopped") return;
+    this.#requireRunning("resize terminal");
     await this.#connection.agent.ttyWinResize({ containerId, execId, row: size.rows, column: size.columns }, options);
   }
 
+  /** Freezes the processes of one container; the rest of the sandbox goes on. */
   async pause(containerId: string, options: WaitOptions): Promise<void> {
+    this.#requireRunning(`pause container "${containerId}"`);
     const container = this.container(containerId);
     container.require("pause");
     await this.#connection.agent.pauseContainer({ containerId }, options);
@@ -248,11 +272,60 @@ export class Sandbox {
   }
 
   async resume(containerId: string, options: WaitOptions): Promise<void> {
+    this.#requireRunning(`resume container "${containerId}"`);
     const container = this.container(containerId);
     container.require("resume");
     await this.#connection.agent.resumeContainer({ containerId }, options);
     container.moveTo("running");
     this.#emit("unpause", containerId);
+  }
+
+  /** Changes limits of a container; what the change does not name stays. Nothing has changed when it fails. */
+  async update(containerId: string, change: OciResources, options: WaitOptions): Promise<void> {
+    return this.#queue.run(async () => {
+      const operation = `update container "${containerId}"`;
+      this.#requireRunning(operation);
+      const container = this.container(containerId);
+      container.require("update");
+      await withUndo(async (undo) => {
+        const update = new ContainerUpdate(container, change, this.#room, this.#connection.agent, undo);
+        await this.#steps(operation, options).runAll(updateSteps, update);
+        container.resources = update.merged;
+        undo.move();
+      });
+    });
+  }
+
+  /** What a container uses, from the guest's cgroup and network; of one that has ended, what it used. */
+  async stats(containerId: string, options: WaitOptions): Promise<StatsContainerResponse> {
+    this.#requireRunning(`statistics of container "${containerId}"`);
+    this.container(containerId).require("stats");
+    return this.#connection.agent.statsContainer({ containerId }, options);
+  }
+
+  /** What the VM has now. */
+  get size(): SandboxSize { return this.#room.size; }
+
+  /** Stops the vCPUs: nothing in the sandbox runs, and it costs no CPU. */
+  async pauseSandbox(options: WaitOptions): Promise<void> {
+    return this.#queue.run(async () => {
+      this.#requireRunning(`pause sandbox "${this.config.sandboxId}"`);
+      await this.vm.pause(options);
+      this.#moveTo("paused");
+      this.#emit("pause", "");
+    });
+  }
+
+  /** Lets the vCPUs go on and sets the guest's clock, which stood still with them. */
+  async resumeSandbox(options: WaitOptions): Promise<void> {
+    return this.#queue.run(async () => {
+      if (this.#state !== "paused") throw new RuntimeError("failed_precondition", `resume sandbox "${this.config.sandboxId}": it is ${this.#state}, must be paused`, { reason: "wrong_state" });
+      await this.vm.resume(options);
+      this.#moveTo("running");
+      const nowMs = Date.now();
+      await this.#connection.agent.setGuestDateTime({ Sec: BigInt(Math.floor(nowMs / 1000)), Usec: BigInt((nowMs % 1000) * 1000) }, options);
+      this.#emit("unpause", "");
+    });
   }
 
   get agent(): AgentClient {
@@ -268,17 +341,39 @@ export class Sandbox {
     return process;
   }
 
+  /**
+   * Ends every process of a container at once. Allowed in every state; of one that has ended nothing
+   * is asked. A guest that does not do as it is told within the time does not hold the caller: then
+   * the container counts as ended here, with 137.
+   */
+  async stopContainer(containerId: string, options: WaitOptions): Promise<Container> {
+    const container = this.container(containerId);
+    container.require("stop");
+    if (container.state === "stopped") return container;
+    const limits = { ...options, timeoutMs: Math.min(options.timeoutMs ?? Infinity, containerStopTimeoutMs) };
+    try {
+      this.#requireRunning(`stop container "${containerId}"`);
+      await this.#connection.agent.signalProcess({ containerId, execId: "", signal: SIGKILL }, limits);
+      await container.init.wait(limits);
+    } catch (error) {
+      this.#context.log.warn("container not stopped in order", { containerId, error: describeError(error) });
+      await this.#finish(container.init, { exitStatus: lostExitStatus, exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: "forced" });
+    }
+    return container;
+  }
+
   /** Removes a container that has ended, or was never started, from the guest and gives back what it held. */
   async deleteContainer(containerId: string, options: WaitOptions): Promise<Container> {
     return this.#queue.run(async () => {
       const container = this.container(containerId);
       container.require("delete");
-      if (container.state === "created") {
-        await this.kill(containerId, "", 9, true, options);
-        await container.init.wait(options);
+      if (container.state === "created") await this.stopContainer(containerId, options);
+      if (this.#state === "running") {
+        await this.#connection.agent.removeContainer({ containerId }, options);
+        this.#leftGuest.add(containerId);
       }
-      if (this.#stopping === undefined) await this.#connection.agent.removeContainer({ containerId }, options);
       const failures = await container.release();
+      this.#leftGuest.delete(containerId);
       this.containers.delete(containerId);
       this.#emit("destroy", containerId);
       for (const failure of failures) this.#context.log.warn("container released incompletely", { containerId, error: describeError(failure) });
@@ -303,28 +398,74 @@ export class Sandbox {
     return this.#stopping;
   }
 
+  /** Every part is bounded, and none of them keeps the next from being done. */
   async #stop(timeoutMs: number): Promise<void> {
+    const { log } = this.#context;
+    const before = this.#state;
+    this.#moveTo("stopping");
     try {
       if (timeoutMs > 0) {
+        // A guest that stands still cannot end in order.
+        if (before === "paused") await this.vm.resume({ timeoutMs: timeoutMs / 2 });
         await this.#connection.guest.powerOff({ graceMs: Math.floor(timeoutMs / 2) }, { timeoutMs: timeoutMs / 2 });
         await orAbandon(this.vm.exited, "power off", { timeoutMs: timeoutMs / 2 });
       }
     } catch (error) {
-      this.#context.log.info("polite stop failed, ending the VM by force", { error: describeError(error) });
+      log.info("polite stop failed, ending the VM by force", { error: describeError(error) });
     }
-    await this.vm.kill();
-    await this.ended;
-    const failures = await this.#teardown.run();
-    for (const failure of failures) this.#context.log.error("sandbox released incompletely", { error: describeError(failure) });
+    try {
+      await orAbandon(this.vm.kill().then(() => this.ended), "end the VM", { timeoutMs: forceTimeoutMs });
+    } catch (error) {
+      log.error("the VM did not end", { error: describeError(error) });
+      await this.#endProcesses();
+    }
+    const failures = await this.#giveBack();
+    for (const failure of failures) log.error("sandbox released incompletely", { error: describeError(failure) });
+    this.#moveTo("stopped");
+  }
+
+  /** What the containers held first: it lies on what the sandbox holds. */
+  async #giveBack(): Promise<unknown[]> {
+    const failures: unknown[] = [];
+    for (const container of this.containers.values()) failures.push(...await container.release());
+    return [...failures, ...await this.#teardown.run()];
+  }
+
+  /** Removes a container from the guest; "not there" is success, and so is a guest that is gone. */
+  async #removeFromGuest(containerId: string): Promise<void> {
+    if (this.#leftGuest.has(containerId) || this.#state !== "running") return;
+    try {
+      await this.#connection.agent.removeContainer({ containerId }, { timeoutMs: containerStopTimeoutMs });
+    } catch (error) {
+      if (!RuntimeError.is(error, "not_found") && !RuntimeError.is(error, "unavailable")) throw error;
+    }
+  }
+
+  #steps(operation: string, options: WaitOptions): Steps {
+    return new Steps(operation, { ...options, hook: this.#context.hook, guard: this.#guard, log: this.#context.log });
+  }
+
+  #requireRunning(operation: string): void {
+    requireSandboxRunning(this.config.sandboxId, this.#state, operation);
+  }
+
+  #moveTo(state: SandboxState): void {
+    this.#state = nextSandboxState(this.config.sandboxId, this.#state, state);
   }
 
   async #watchVm(): Promise<VmExit> {
     const exit = await this.vm.exited;
     this.#connection.close();
+    if (this.#state !== "stopped") this.#moveTo("stopping");
+    await this.#endProcesses();
+    return exit;
+  }
+
+  /** No process outlives its VM. */
+  async #endProcesses(): Promise<void> {
     const end: ProcessEnd = { exitStatus: lostExitStatus, exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: "vmm_died" };
     const processes = [...this.containers.values()].flatMap((container) => container.processes).concat([...this.vmProcesses.values()]);
     await Promise.all(processes.map((process) => this.#finish(process, end)));
-    return exit;
   }
 
   async #followEvents(): Promise<void> {

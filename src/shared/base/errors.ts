@@ -56,9 +56,11 @@ export class RuntimeError extends Error {
     return typeof error === "object" && error !== null && marker in error && (code === undefined || (error as RuntimeError).code === code);
   }
 
-  /** Names the step that failed. Keeps the code of a RuntimeError; anything else becomes what {@link codeOf} says. */
+  /** Names the step that failed. Keeps the code of a RuntimeError and its cleanup failures; anything else becomes what {@link codeOf} says. */
   static wrap(error: unknown, step: string): RuntimeError {
-    return new RuntimeError(codeOf(error), step, { cause: error });
+    const wrapped = new RuntimeError(codeOf(error), step, { cause: error });
+    if (RuntimeError.is(error)) wrapped.cleanupErrors.push(...error.cleanupErrors);
+    return wrapped;
   }
 }
 

@@ -54,7 +54,27 @@ export interface OciResources {
   memory?: { limit?: number; reservation?: number; swap?: number; swappiness?: number };
   cpu?: { shares?: number; quota?: number; period?: number; cpus?: string; mems?: string };
   pids?: { limit: number };
+  blockIO?: OciBlockIo;
+  hugepageLimits?: { pageSize: string; limit: number }[];
   unified?: Record<string, string>;
+}
+
+/** Limits of block devices; the numbers are the guest's. */
+export interface OciBlockIo {
+  weight?: number;
+  leafWeight?: number;
+  weightDevice?: { major: number; minor: number; weight?: number; leafWeight?: number }[];
+  throttleReadBpsDevice?: OciThrottle[];
+  throttleWriteBpsDevice?: OciThrottle[];
+  throttleReadIOPSDevice?: OciThrottle[];
+  throttleWriteIOPSDevice?: OciThrottle[];
+}
+
+/** Bytes or operations per second. */
+export interface OciThrottle {
+  major: number;
+  minor: number;
+  rate: number;
 }
 
 /** A parsed config.json with its process and root, which every container we run has. */

@@ -7,6 +7,8 @@ import { pluggableMemoryId, rootPortCount, scsiControllerId, type QemuConfig } f
 
 /** A guest may refuse to give a device back; then it goes with the VM. */
 const unplugTimeoutMs = 10_000;
+/** A guest under emulation takes a gigabyte in 0.1 s. */
+const growTimeoutMs = 10_000;
 /** Set 1 is the root image's (arguments.ts). */
 const firstFdSet = 2;
 
@@ -106,6 +108,12 @@ export class HotPlug {
     if (pluggedBytes > this.#pluggableMemoryBytes) throw new RuntimeError("resource_exhausted", `grow memory by ${pluggedBytes} bytes: at most ${this.#pluggableMemoryBytes} can be plugged`);
     if (this.#pluggableMemoryBytes === 0) return;
     await this.#qmp.execute("qom-set", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size", value: pluggedBytes }, options);
+    // The guest takes it block by block, 0.1 s in all under emulation; QEMU's event of it comes at most once a second.
+    await eventually(`grow memory by ${pluggedBytes} bytes`, async () => ((await this.#pluggedMemoryBytes(options)) >= pluggedBytes ? true : undefined), { ...options, timeoutMs: Math.min(options.timeoutMs ?? Infinity, growTimeoutMs) });
+  }
+
+  async #pluggedMemoryBytes(options: WaitOptions): Promise<number> {
+    return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "size" }, options)); // QEMU's schema: an integer
   }
 
   async #addNode(node: string, disk: DiskSpec, options: WaitOptions): Promise<void> {

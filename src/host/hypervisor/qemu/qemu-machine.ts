@@ -5,7 +5,7 @@ import type { UndoStack } from "../../../shared/base/undo.ts";
 import type { ProcessIdentity } from "../../../shared/linux/proc.ts";
 import { describeExit, terminateProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
 import type { Ledger } from "../../store/ledger.ts";
-import type { Accelerator, DiskSpec, NicSpec, PluggedDisk, ShareSpec, VirtualMachine, VmExit } from "../virtual-machine.ts";
+import type { Accelerator, DiskSpec, NicSpec, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
 import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { HotPlug } from "./hot-plug.ts";
@@ -25,6 +25,7 @@ const messageBytes = 1_000;
 export class QemuMachine implements VirtualMachine {
   readonly accelerator: Accelerator;
   readonly identity: ProcessIdentity;
+  readonly limits: VmLimits;
   readonly exited: Promise<VmExit>;
   readonly startedBy: VirtualMachine["startedBy"];
   readonly #qmp: QmpClient;
@@ -37,6 +38,7 @@ export class QemuMachine implements VirtualMachine {
     this.accelerator = spec.config.accelerator;
     this.identity = process.identity;
     this.startedBy = spec.config.incoming ? "template" : "cold";
+    this.limits = { memoryBytes: spec.config.bootMemoryBytes + spec.config.pluggableMemoryBytes, vcpuCount: spec.config.maxVcpus };
     this.#qmp = qmp;
     this.#console = console;
     this.#hotPlug = new HotPlug(qmp, spec.config);

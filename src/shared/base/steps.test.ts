@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
-import { OperationQueue } from "./operation-queue.ts";
 import { Steps } from "./steps.ts";
 
 test("run() returns what the step does, and times each one", async () => {
@@ -19,15 +18,15 @@ test("run() names operation and step of a failure, keeps its code, and times it 
   assert.deepEqual(steps.timings.map(({ name }) => name), ["boil water"]);
 });
 
-test("the hook comes before the step, which does not run when it throws", async () => {
+test("the hook comes before the step, which does not run when it throws, and after it", async () => {
   const seen: string[] = [];
-  const steps = new Steps("make tea", { hook: (operation, step) => {
-    seen.push(`${operation}/${step}`);
+  const steps = new Steps("make tea", { hook: (operation, step, phase) => {
+    seen.push(`${phase} ${operation}/${step}`);
     if (step === "pour") throw new Error("spilt");
   } });
   await steps.run("boil water", () => seen.push("boiled"));
   await assert.rejects(steps.run("pour", () => seen.push("poured")), /make tea: pour/);
-  assert.deepEqual(seen, ["make tea/boil water", "boiled", "make tea/pour"]);
+  assert.deepEqual(seen, ["before make tea/boil water", "boiled", "after make tea/boil water", "before make tea/pour"]);
 });
 
 test("a canceled caller gets no further step", async () => {
@@ -44,28 +43,21 @@ test("the time of the whole is passed down and shrinks", async () => {
   assert.equal(new Steps("make tea", { timeoutMs: 0 }).wait.timeoutMs, 0);
 });
 
-test("OperationQueue runs one at a time, in order, and goes on after a failure", async () => {
-  const queue = new OperationQueue();
-  const order: string[] = [];
-  const first = Promise.withResolvers<void>();
-  const results = [
-    queue.run(async () => {
-      order.push("first begins");
-      await first.promise;
-      order.push("first ends");
-      return 1;
-    }),
-    queue.run(async () => {
-      order.push("second");
-      throw new Error("second failed");
-    }),
-    queue.run(async () => {
-      order.push("third");
-      return 3;
-    }),
+
+test("runAll() takes the steps of a list in order, leaves out those with nothing to do, and guards each", async () => {
+  const seen: string[] = [];
+  const list = [
+    { name: "boil water", run: ({ cups }: { cups: number }) => seen.push(`water for ${cups}`) },
+    { name: "add milk", when: ({ cups }: { cups: number }) => cups > 2, run: () => seen.push("milk") },
+    { name: "pour", run: async () => { seen.push("poured"); } },
   ];
-  first.resolve();
-  const outcomes = await Promise.allSettled(results);
-  assert.deepEqual(order, ["first begins", "first ends", "second", "third"]);
-  assert.deepEqual(outcomes.map((outcome) => (outcome.status === "fulfilled" ? outcome.value : "failed")), [1, "failed", 3]);
+  const steps = new Steps("make tea", { guard: async (work) => { seen.push("guarded"); return work; } });
+  await steps.runAll(list, { cups: 2 });
+  assert.deepEqual(seen, ["water for 2", "guarded", "poured", "guarded"]);
+  assert.deepEqual(steps.timings.map(({ name }) => name), ["boil water", "pour"]);
+});
+
+test("a hook that never comes back ends with the time of the whole", async () => {
+  const steps = new Steps("make tea", { timeoutMs: 20, hook: () => new Promise(() => undefined) });
+  await assert.rejects(steps.run("boil water", () => assert.fail("boiled")), (error) => RuntimeError.is(error, "deadline_exceeded") && error.message === "make tea: boil water");
 });

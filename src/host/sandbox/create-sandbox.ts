@@ -1,0 +1,98 @@
+import type { WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { Step, StepGuard, Steps } from "../../shared/base/steps.ts";
+import type { UndoStack } from "../../shared/base/undo.ts";
+import type { HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { AgentClient } from "../agent-client/agent-client.ts";
+import type { VirtualMachine } from "../hypervisor/virtual-machine.ts";
+import type { Ledger } from "../store/ledger.ts";
+import type { SandboxUser } from "../store/sandbox-user.ts";
+import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
+import { configureGuestNetwork } from "./guest-network.ts";
+import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
+import { raceDeath } from "./vm-death.ts";
+
+/** What a sandbox is made with. */
+export interface SandboxSurroundings {
+  readonly drivers: SandboxDrivers;
+  readonly ledger: Ledger;
+  /** A file to use as the guest's memory, shared with us; for a VM that is to be saved. */
+  readonly memoryFd?: number;
+}
+
+/** Ends a step with the VM, as soon as there is one. */
+export class LateGuard {
+  #guard: StepGuard | undefined;
+
+  set(guard: StepGuard | undefined): void { this.#guard = guard; }
+  readonly run: StepGuard = (work) => this.#guard?.(work) ?? work;
+}
+
+/** What the steps of a sandbox's creation make, each for those after it. */
+export class SandboxBuild {
+  readonly config: SandboxConfig;
+  readonly surroundings: SandboxSurroundings;
+  readonly steps: Steps;
+  /** Where the present step registers how it is undone. */
+  undo: UndoStack;
+  user: SandboxUser | undefined;
+  shares: SandboxShares | undefined;
+  network: SandboxNetwork | undefined;
+  readonly #guard: LateGuard;
+  #vm: VirtualMachine | undefined;
+  #connection: AgentClient | undefined;
+  #hello: HelloResponse | undefined;
+
+  constructor(config: SandboxConfig, surroundings: SandboxSurroundings, undo: UndoStack, steps: Steps, guard: LateGuard) {
+    this.config = config;
+    this.surroundings = surroundings;
+    this.undo = undo;
+    this.steps = steps;
+    this.#guard = guard;
+  }
+
+  get vm(): VirtualMachine { return made(this.#vm); }
+  set vm(vm: VirtualMachine) {
+    this.#vm = vm;
+    this.#guard.set(raceDeath(vm));
+  }
+
+  /** A VM that is given up; another one follows. */
+  dropVm(): void {
+    this.#vm = undefined;
+    this.#guard.set(undefined);
+  }
+
+  get connection(): AgentClient { return made(this.#connection); }
+  set connection(connection: AgentClient) { this.#connection = connection; }
+  get hello(): HelloResponse { return made(this.#hello); }
+  set hello(hello: HelloResponse) { this.#hello = hello; }
+}
+
+function made<T>(part: T | undefined): T {
+  if (part === undefined) throw new RuntimeError("internal", "a step needs what a later one makes");
+  return part;
+}
+
+/** First what the VM will need of the host. Then the guest is started: start-guest.ts. */
+export const takeHostSteps: readonly Step<SandboxBuild>[] = [
+  { name: "claim user", run: async (build) => { build.user = await build.surroundings.drivers.claimUser(build.config, build.surroundings.ledger, build.undo); } },
+  { name: "start virtiofsd", when: ({ config }) => config.shares, run: async (build) => { build.shares = await build.surroundings.drivers.startShares(build.config, build.surroundings.ledger, build.undo); } },
+  { name: "start network", when: ({ config }) => config.network !== "none", run: async (build) => { build.network = await build.surroundings.drivers.startNetwork(build.config, build.user, build.surroundings.ledger, build.undo, build.steps); } },
+];
+
+/** Last, the guest gets its size, its network and its share. */
+export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
+  { name: "grow memory", run: ({ vm, config }, wait) => vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), wait) },
+  { name: "grow vCPUs", when: ({ config }) => config.vcpuCount > 1, run: ({ vm, config }, wait) => vm.growVcpus(config.vcpuCount, wait) },
+  { name: "bring vCPUs online", when: ({ config }) => config.vcpuCount > 1, run: ({ connection, config }, wait) => connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, wait) },
+  { name: "plug NIC", when: ({ network }) => network !== undefined, run: ({ vm, network }, wait) => vm.plugNic(made(network).nic, wait) },
+  { name: "configure network", run: ({ connection, config, network }, wait) => configureGuestNetwork(connection, config, network?.guest, wait) },
+  { name: "plug share", when: ({ shares }) => shares !== undefined, run: ({ vm, shares }, wait) => vm.plugShare(made(shares).device, wait) },
+  { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
+];
+
+async function mountShare({ connection, shares }: SandboxBuild, wait: WaitOptions): Promise<void> {
+  const { device, guestMountPoint } = made(shares);
+  await connection.guest.addStorages({ storages: [{ driver: "virtio-fs", source: device.tag, fstype: "virtiofs", mountPoint: guestMountPoint }] }, wait);
+}
