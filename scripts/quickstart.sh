@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 sh scripts/setup.sh
 sh scripts/build.sh
 . scripts/progress.sh
-step "Making the guest image and the busybox image" node_modules/.bin/node scripts/prepare.ts
+step "Making the guest image, a template for fast starts and the busybox image" node_modules/.bin/node scripts/prepare.ts
 
 echo "Starting a container in a virtual machine ..."
 host=$(uname -r)
