@@ -68,6 +68,12 @@ export function killCgroup(cgroup: string): boolean {
   }
 }
 
+/** Makes a cgroup below one that is there. */
+export function makeCgroup(cgroup: string): string {
+  mkdirSync(cgroupFile(cgroup, ""));
+  return cgroup;
+}
+
 /** Removes a cgroup without processes and the groups below it; gone already is success. */
 export function removeCgroup(cgroup: string): void {
   for (const child of childGroups(cgroup)) removeCgroup(`${cgroup}/${child}`);

@@ -3,7 +3,7 @@ import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
 import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import type { CreateContainerRequest, Exit, ExecRequest, Stdio } from "../../shared/protocol/gen/casemate_pb.ts";
-import { cgroups, killCgroup, limitContainers, removeCgroup } from "../cgroup/cgroup-tree.ts";
+import { cgroups, killCgroup, limitContainers, makeCgroup, removeCgroup } from "../cgroup/cgroup-tree.ts";
 import { oomKillCount, watchOom } from "../cgroup/oom-watch.ts";
 import type { EventLog } from "../events.ts";
 import { ConsoleSocket } from "../linux/console-socket.ts";
@@ -222,7 +222,7 @@ export class Containers {
     const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
     const file = bundleFile(containerId, `exec-${execId}.json`);
     await writeFile(file, JSON.stringify(withContainerDefaults(process, container.spec)));
-    const cgroup = request.ownCgroup ? execCgroup(container, execId) : undefined;
+    const cgroup = request.ownCgroup ? makeCgroup(execCgroup(container, execId)) : undefined;
     const origin = { containerId, execId, cgroup: container.cgroup, logFile: bundleFile(containerId, `exec-${execId}.log`) };
     const removeFiles = async (): Promise<void> => {
       for (const path of [file, origin.logFile, bundleFile(containerId, `exec-${execId}.pid`)]) await rm(path, { force: true });
@@ -234,6 +234,7 @@ export class Containers {
       return started;
     } catch (error) {
       await removeFiles();
+      if (cgroup !== undefined) removeIfEmpty(cgroup);
       throw error;
     }
   }

@@ -1,4 +1,5 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -9,6 +10,15 @@ export function packageRoot(): string {
     if (existsSync(join(folder, "package.json"))) return folder;
   }
   throw new RuntimeError("internal", "the package's folder cannot be found");
+}
+
+/** The Node that came with this package: for owners and for the guest, whatever Node the library's user runs. */
+export function packageNode(): string {
+  try {
+    return createRequire(join(packageRoot(), "package.json")).resolve(`node-linux-${process.arch}/bin/node`);
+  } catch {
+    return realpathSync(process.execPath); // not installed as our dependency: the one that runs us will do
+  }
 }
 
 /** The package's version. */

@@ -5,7 +5,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
 import { cleanEnvironment, startProcess } from "../../shared/linux/run-process.ts";
 import { machineFacts } from "../assemble.ts";
-import { packageRoot } from "../config/package-root.ts";
+import { packageNode, packageRoot } from "../config/package-root.ts";
 import { templatePaths } from "../store/paths.ts";
 import { templateKey } from "../template/template-key.ts";
 import { readTemplate } from "../template/template-store.ts";
@@ -58,7 +58,7 @@ async function startMaker(request: TemplateRequest, onEnd: () => void): Promise<
   mkdirSync(dirname(makerLog), { recursive: true, mode: 0o700 });
   const log = openSync(`${makerLog}.json`, "a", 0o600);
   try {
-    const maker = await startProcess(process.execPath, [join(packageRoot(), "dist/template.js"), JSON.stringify(request)], { stdio: ["ignore", log, log], cwd: "/", env: cleanEnvironment() });
+    const maker = await startProcess(packageNode(), [join(packageRoot(), "dist/template.js"), JSON.stringify(request)], { stdio: ["ignore", log, log], cwd: "/", env: cleanEnvironment() });
     maker.child.unref();
     void maker.exited.then(onEnd); // never rejects
   } finally {

@@ -7,9 +7,17 @@ import { stdioPieceBytes, stdioWindowBytes } from "./stdio-limits.ts";
 
 type Input = MessageInitShape<typeof AttachInputSchema>;
 
+/** How an attached process ended; see ProcessExit in proto/casemate.proto. */
+export interface AttachedExit {
+  readonly exitStatus: number;
+  readonly oomKilled: boolean;
+  readonly reason: string;
+  readonly signal: number;
+}
+
 /** How an attached process ended, or that the user left it running. */
 export type AttachEnd =
-  | { readonly type: "exit"; readonly exitStatus: number; readonly oomKilled: boolean; readonly reason: string }
+  | { readonly type: "exit" } & AttachedExit
   | { readonly type: "detached" }
   /** Whoever read our output has gone. */
   | { readonly type: "output_closed" };
@@ -40,6 +48,7 @@ export class AttachClient {
   readonly #inputs = new PushQueue<Input>();
   readonly #outputs: AsyncIterator<AttachOutput>;
   readonly #streams: AttachStreams;
+  readonly #exited = Promise.withResolvers<AttachedExit>();
   #sent = 0;
   #taken = 0;
   #roomMade: (() => void) | undefined;
@@ -63,6 +72,11 @@ export class AttachClient {
     return attach;
   }
 
+  /** Resolves when the process has ended, be its output taken or not; never, when the attachment ends first. */
+  get exited(): Promise<AttachedExit> {
+    return this.#exited.promise;
+  }
+
   resize(size: { readonly rows: number; readonly columns: number }): void {
     this.#inputs.push({ kind: { case: "resize", value: size } });
   }
@@ -73,12 +87,14 @@ export class AttachClient {
     for (let next = await this.#outputs.next(); next.done !== true; next = await this.#outputs.next()) {
       const { kind } = next.value;
       if (kind.case === "output") this.#write(kind.value.fd, Number(kind.value.offset), kind.value.bytes);
+      else if (kind.case === "outputEnd") this.#acknowledgeEnd(kind.value.fd, kind.value.offset);
       else if (kind.case === "stdinAck") this.#makeRoom(Number(kind.value.offset));
       else if (kind.case === "exit") {
+        const { exitStatus, oomKilled, reason, signal } = kind.value;
+        this.#exited.resolve({ exitStatus, oomKilled, reason, signal });
         await Promise.all(this.#writes.values());
         this.#inputs.end();
-        const { exitStatus, oomKilled, reason } = kind.value;
-        return { type: "exit", exitStatus, oomKilled, reason };
+        return { type: "exit", exitStatus, oomKilled, reason, signal };
       }
     }
     if (this.#left !== undefined) return this.#left;
@@ -110,6 +126,11 @@ export class AttachClient {
     const due = taken - before >= acknowledgeEveryBytes;
     this.#acknowledged.set(fd, due ? taken : before);
     if (due) this.#inputs.push({ kind: { case: "ack", value: { fd, offset: BigInt(taken) } } });
+  }
+
+  /** The exit is announced when all output was taken, so the rest must not wait for a whole step. */
+  #acknowledgeEnd(fd: number, offset: bigint): void {
+    void (this.#writes.get(fd) ?? Promise.resolve()).then(() => this.#inputs.push({ kind: { case: "ack", value: { fd, offset } } }));
   }
 
   #makeRoom(taken: number): void {

@@ -34,7 +34,7 @@ export async function* attachSession(inputs: AsyncIterable<AttachInput>, target:
   });
   void process.wait().then(async (end) => {
     await attachment?.level;
-    queue.push({ kind: { case: "exit", value: { exitStatus: end.exitStatus, exitedAtUnixNanos: end.exitedAtUnixNanos, oomKilled: end.oomKilled, reason: end.reason } } });
+    queue.push({ kind: { case: "exit", value: { exitStatus: end.exitStatus, exitedAtUnixNanos: end.exitedAtUnixNanos, oomKilled: end.oomKilled, reason: end.reason, signal: end.signal ?? 0 } } });
     queue.end();
   });
   try {

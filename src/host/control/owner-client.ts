@@ -11,17 +11,21 @@ export interface OwnerClient {
   readonly owner: ServiceClient<typeof Owner>;
   /** Resolves when the owner has gone. */
   readonly closed: Promise<unknown>;
+  /** Whether the open connection alone keeps this program running, as it does at first. */
+  keepAlive(keep: boolean): void;
   close(): void;
 }
 
 /** Connects to a sandbox's owner. @throws RuntimeError `unavailable` (reason `no_owner`) when there is none. */
 export async function connectOwner(folders: StateFolders, sandboxId: string): Promise<OwnerClient> {
   try {
-    const client = TtrpcClient.over(await connectUnix(sandboxPaths(folders, sandboxId).ownerSocket));
+    const socket = await connectUnix(sandboxPaths(folders, sandboxId).ownerSocket);
+    const client = TtrpcClient.over(socket);
     return {
       task: createServiceClient(Task, client),
       owner: createServiceClient(Owner, client),
       closed: client.closed,
+      keepAlive: (keep) => { if (keep) socket.ref(); else socket.unref(); },
       close: () => client.close(),
     };
   } catch (error) {

@@ -5,7 +5,7 @@ import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, type ErrorCode, isErrnoException } from "../../shared/base/errors.ts";
 import { cleanEnvironment, startProcess } from "../../shared/linux/run-process.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
-import { packageRoot } from "../config/package-root.ts";
+import { packageNode, packageRoot } from "../config/package-root.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { sandboxPaths } from "../store/paths.ts";
 
@@ -31,7 +31,7 @@ export async function startOwner(config: SandboxConfig, options: WaitOptions): P
   try {
     writeFileAtomic(paths.state, JSON.stringify(config, undefined, 1));
     const root = packageRoot();
-    const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [process.execPath, join(root, "dist/owner.js"), paths.folder], {
+    const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [packageNode(), join(root, "dist/owner.js"), paths.folder], {
       stdio: ["ignore", log, log, "pipe"],
       cwd: "/",
       env: { ...cleanEnvironment(), CASEMATE_RESOURCE: `${config.sandboxId}/owner` },

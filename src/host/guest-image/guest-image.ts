@@ -6,7 +6,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
-import { packageRoot } from "../config/package-root.ts";
+import { packageNode, packageRoot } from "../config/package-root.ts";
 import { readStateFile } from "../store/state-file.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { encodeCpio, type CpioEntry } from "./cpio.ts";
@@ -81,7 +81,7 @@ export function verifyGuestImage(image: GuestImage): void {
 /** What the image depends on, by size and time of change. */
 function fingerprint(kernel: UnpackedKernel): string {
   const root = packageRoot();
-  const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), process.execPath, ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox", "tini-static"].map(findProgram)];
+  const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), packageNode(), ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox", "tini-static"].map(findProgram)];
   const facts = inputs.map((path) => {
     const { size, mtimeMs } = statSync(path);
     return `${path} ${size} ${mtimeMs}`;

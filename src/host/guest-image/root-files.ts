@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
-import { packageRoot } from "../config/package-root.ts";
+import { packageNode, packageRoot } from "../config/package-root.ts";
 
 /** A file of the host that goes into the guest's root image. */
 export interface RootFile {
@@ -31,7 +31,7 @@ export async function collectRootFiles(): Promise<RootFile[]> {
   const agent = join(root, "dist/agent.js");
   if (!existsSync(agent)) throw new RuntimeError("failed_precondition", `guest agent "${agent}" is missing`, { reason: "not_built", hint: "run `npm run build`" });
   const binaries: RootFile[] = [
-    { target: "/usr/bin/node", source: nodeBinary(root), mode: 0o755 },
+    { target: "/usr/bin/node", source: packageNode(), mode: 0o755 },
     ...programs.map((name) => ({ target: `/usr/bin/${name}`, source: findProgram(name), mode: 0o755 })),
   ];
   const koffi = { target: "/usr/lib/casemate/koffi.node", source: koffiAddon(), mode: 0o644 };
@@ -50,15 +50,6 @@ export async function collectRootFiles(): Promise<RootFile[]> {
 export function findProgram(name: string): string {
   for (const folder of searchFolders) if (existsSync(join(folder, name))) return realpathSync(join(folder, name));
   throw new RuntimeError("not_found", `program "${name}" is missing, it goes into the guest image`, { reason: "tool_missing", hint: "run `casemate check` to see what is missing and how to install it" });
-}
-
-function nodeBinary(root: string): string {
-  const require = createRequire(join(root, "package.json"));
-  try {
-    return require.resolve(`node-linux-${process.arch}/bin/node`);
-  } catch {
-    return realpathSync(process.execPath); // not installed as our dependency: the one that runs us will do
-  }
 }
 
 function koffiAddon(): string {

@@ -8,6 +8,8 @@ export interface ProcessEnd {
   readonly exitStatus: number;
   readonly exitedAtUnixNanos: bigint;
   readonly oomKilled: boolean;
+  /** The signal that ended it; undefined or 0: none. */
+  readonly signal?: number;
   /** Why it ended when that was not its own doing: `vmm_died`, `agent_lost`; else empty. */
   readonly reason: string;
 }

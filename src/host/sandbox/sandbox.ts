@@ -484,9 +484,9 @@ export class Sandbox {
   async #handle(event: Event): Promise<void> {
     const { kind } = event;
     if (kind.case === "exit") {
-      const { containerId, execId, exitStatus, exitedAtUnixNanos, oomKilled } = kind.value;
+      const { containerId, execId, exitStatus, exitedAtUnixNanos, oomKilled, signal } = kind.value;
       const processes = containerId === "" ? this.vmProcesses.get(execId) : this.#find(containerId, execId);
-      if (processes !== undefined) await this.#finish(processes, { exitStatus: exitStatus & 0xff, exitedAtUnixNanos, oomKilled, reason: "" });
+      if (processes !== undefined) await this.#finish(processes, { exitStatus: exitStatus & 0xff, exitedAtUnixNanos, oomKilled, signal, reason: "" });
     } else if (kind.case === "oom") {
       this.#emit("oom", kind.value.containerId);
     }

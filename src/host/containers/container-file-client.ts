@@ -1,0 +1,157 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import type { FileAttributesSchema, FileFacts, FileRequestSchema, FileResponse } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { OwnerClient } from "../control/owner-client.ts";
+
+export type FileOperation = NonNullable<MessageInitShape<typeof FileRequestSchema>["operation"]>;
+export type FileAttributesInit = MessageInitShape<typeof FileAttributesSchema>;
+/** Bytes where a name is not UTF-8. */
+export type ContainerPath = string | Uint8Array;
+
+/** Bytes of one message; large enough that a round trip costs little, small enough to delay no other call for long. */
+const pieceBytes = 512 * 1024;
+/** Messages under way at once: the guest works on one while the next is on its way. */
+const piecesAhead = 3;
+
+/** How a file is written. */
+export interface WriteFileOptions {
+  /** Add to what is there instead of replacing it. */
+  readonly append?: boolean;
+  readonly attributes?: FileAttributesInit | undefined;
+}
+
+/** Work on the files of one container, through its owner. Errors carry the code of the system's error. */
+export class ContainerFileClient {
+  readonly #owner: () => Promise<OwnerClient["owner"]>;
+  readonly #containerId: string;
+
+  constructor(owner: () => Promise<OwnerClient["owner"]>, containerId: string) {
+    this.#owner = owner;
+    this.#containerId = containerId;
+  }
+
+  /** What the path leads to; with `followLink` false a link itself. */
+  async stat(path: ContainerPath, followLink = true): Promise<FileFacts> {
+    const { facts } = await this.perform(path, { case: "stat", value: { followLink } });
+    if (facts === undefined) throw new RuntimeError("internal", "the agent answered without facts");
+    return facts;
+  }
+
+  /** What is in a folder, in the order of names; links as themselves. */
+  async *list(path: ContainerPath): AsyncGenerator<FileFacts> {
+    for (let skip = 0, more = true; more;) {
+      const answer = await this.perform(path, { case: "list", value: { skip } });
+      yield* answer.entries;
+      skip += answer.entries.length;
+      more = answer.more && answer.entries.length > 0;
+    }
+  }
+
+  /** The content of a regular file, in pieces. */
+  async *read(path: ContainerPath): AsyncGenerator<Uint8Array> {
+    const { handle } = await this.perform(path, { case: "open", value: {} });
+    const pieces: Promise<FileResponse>[] = [];
+    let offset = 0;
+    try {
+      for (;;) {
+        for (; pieces.length < piecesAhead; offset += pieceBytes) {
+          const piece = this.perform(path, { case: "read", value: { handle, offset: BigInt(offset), length: pieceBytes } });
+          piece.catch(() => { /* the first failure is thrown below; those after it tell the same */ });
+          pieces.push(piece);
+        }
+        const { bytes } = await pieces.shift() as FileResponse; // filled above
+        if (bytes.length > 0) yield bytes;
+        if (bytes.length < pieceBytes) return;
+      }
+    } finally {
+      await Promise.allSettled(pieces);
+      await this.#close(path, handle);
+    }
+  }
+
+  /** Makes or replaces a file. */
+  async write(path: ContainerPath, content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, options: WriteFileOptions = {}): Promise<void> {
+    const { append = false, attributes } = options;
+    const { handle } = await this.perform(path, { case: "open", value: { write: true, append, ...(attributes && { attributes }) } });
+    const pieces: Promise<FileResponse>[] = [];
+    let offset = 0;
+    try {
+      for await (const bytes of inPieces(content)) {
+        if (pieces.length >= piecesAhead) await pieces.shift();
+        const piece = this.perform(path, { case: "write", value: { handle, offset: BigInt(offset), bytes } });
+        piece.catch(() => { /* thrown below, where it is awaited */ });
+        pieces.push(piece);
+        offset += bytes.length;
+      }
+      for (const piece of pieces.splice(0)) await piece;
+    } finally {
+      await Promise.allSettled(pieces);
+      await this.#close(path, handle);
+    }
+  }
+
+  async makeFolder(path: ContainerPath, options: { readonly recursive: boolean; readonly attributes?: FileAttributesInit | undefined }): Promise<void> {
+    await this.perform(path, { case: "makeFolder", value: { recursive: options.recursive, ...(options.attributes && { attributes: options.attributes }) } });
+  }
+
+  async makeSymlink(path: ContainerPath, target: ContainerPath, attributes?: FileAttributesInit): Promise<void> {
+    await this.perform(path, { case: "makeSymlink", value: { target: toBytes(target), ...(attributes && { attributes }) } });
+  }
+
+  async rename(path: ContainerPath, to: ContainerPath): Promise<void> {
+    await this.perform(path, { case: "rename", value: { to: toBytes(to) } });
+  }
+
+  async remove(path: ContainerPath, options: { readonly recursive: boolean; readonly force: boolean }): Promise<void> {
+    await this.perform(path, { case: "remove", value: options });
+  }
+
+  /** Of a file, folder, or a link itself. */
+  async setAttributes(path: ContainerPath, attributes: FileAttributesInit): Promise<void> {
+    await this.perform(path, { case: "setAttributes", value: attributes });
+  }
+
+  /** Changes in a folder, or of a file, until the signal. Resolves when the watch has begun. */
+  async watch(path: ContainerPath, signal: AbortSignal): Promise<AsyncIterable<{ readonly kind: string; readonly name: Uint8Array }>> {
+    const owner = await this.#owner();
+    const changes = owner.watchFile({ containerId: this.#containerId, path: toBytes(path) }, { signal });
+    const iterator = changes[Symbol.asyncIterator]();
+    await iterator.next();
+    return { [Symbol.asyncIterator]: () => iterator };
+  }
+
+  async perform(path: ContainerPath, operation: FileOperation): Promise<FileResponse> {
+    const owner = await this.#owner();
+    return owner.file({ containerId: this.#containerId, path: toBytes(path), operation });
+  }
+
+  /** The agent closes it by itself if this call does not reach it. */
+  async #close(path: ContainerPath, handle: number): Promise<void> {
+    await this.perform(path, { case: "close", value: { handle } }).catch((error: unknown) => {
+      if (!RuntimeError.is(error)) throw error;
+    });
+  }
+}
+
+function toBytes(path: ContainerPath): Uint8Array {
+  return typeof path === "string" ? Buffer.from(path) : path;
+}
+
+/** The same bytes in messages of full length, but for the last. */
+async function* inPieces(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  let waiting: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of content) {
+    for (let at = 0; at < chunk.length;) {
+      const part = chunk.subarray(at, at + pieceBytes - length);
+      waiting.push(part);
+      length += part.length;
+      at += part.length;
+      if (length < pieceBytes) continue;
+      yield waiting.length === 1 ? part : Buffer.concat(waiting);
+      waiting = [];
+      length = 0;
+    }
+  }
+  if (length > 0) yield Buffer.concat(waiting);
+}
