@@ -8,7 +8,7 @@ import { eventually } from "../shared/base/deadline.ts";
 import { RuntimeError } from "../shared/base/errors.ts";
 import { PushQueue } from "../shared/base/push-queue.ts";
 import { isFlocked } from "../shared/linux/flock.ts";
-import { ExecSpecSchema, type OwnerEvent } from "../shared/protocol/gen/casemate_pb.ts";
+import { ExecSpecSchema, type OwnerEvent } from "../shared/protocol/gen/owner_pb.ts";
 import { buildExecProcess } from "../host/containers/build-spec.ts";
 import { ContainerFileClient } from "../host/containers/container-file-client.ts";
 import { signalNumber } from "../host/containers/end-container.ts";

@@ -1,6 +1,6 @@
 import { PassThrough, Readable, Writable } from "node:stream";
 import { RuntimeError } from "../shared/base/errors.ts";
-import type { FileFacts } from "../shared/protocol/gen/casemate_pb.ts";
+import type { FileFacts } from "../shared/protocol/gen/file_pb.ts";
 import type { SandboxConnection } from "./connection.ts";
 
 /** What is known of a file, as Node's `Stats` says it. */

@@ -1,6 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import type { FileAttributesSchema, FileFacts, FileRequestSchema, FileResponse } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { FileAttributesSchema, FileFacts, FileRequestSchema, FileResponse } from "../../shared/protocol/gen/file_pb.ts";
 import type { OwnerClient } from "../control/owner-client.ts";
 
 export type FileOperation = NonNullable<MessageInitShape<typeof FileRequestSchema>["operation"]>;

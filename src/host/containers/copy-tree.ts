@@ -3,7 +3,7 @@ import { chmod, chown, lchown, lstat, mkdir, open, readdir, readlink, rm, symlin
 import { basename, join } from "node:path";
 import { createReadStream } from "node:fs";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
-import type { FileFacts } from "../../shared/protocol/gen/casemate_pb.ts";
+import type { FileFacts } from "../../shared/protocol/gen/file_pb.ts";
 import type { ContainerFileClient, FileAttributesInit } from "./container-file-client.ts";
 
 const S_IFMT = 0o170000, S_IFDIR = 0o040000, S_IFREG = 0o100000, S_IFLNK = 0o120000;
