@@ -1,9 +1,11 @@
 // check.ts: everything that can be said about the code without running it. Prints one line a check.
+import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { RuntimeError, describeError } from "../src/shared/base/errors.ts";
 import { runProcess } from "../src/shared/linux/run-process.ts";
-import { checkFiles } from "./check-files.ts";
+import { checkFiles, type TextFile } from "./check-files.ts";
+import { stepProblems } from "./check-steps.ts";
 import { checkImports } from "./check-imports.ts";
 
 /** One check: what it prints when something is wrong, or nothing. */
@@ -31,6 +33,7 @@ const checks: readonly Check[] = [
   { name: "generated code", run: (root) => runTool(root, "scripts/generate.ts", ["--check"]) },
   { name: "imports", run: async (root) => checkImports(root).join("\n") },
   { name: "files", run: async (root) => checkFiles(root, await repositoryFiles(root)).join("\n") },
+  { name: "steps", run: async (root) => stepProblems(await textFiles(root, /^(src\/host|test)\/.*\.ts$/)).join("\n") },
 ];
 
 /** Runs all checks, as many at once as there are cores, and prints each as it ends. */
@@ -62,6 +65,11 @@ async function runTool(root: string, script: string, args: readonly string[]): P
   const { exitCode, stdout, stderr } = await runProcess(process.execPath, [join(root, script), ...args], { cwd: root, timeoutMs, okExitCodes: [0, 1, 2] });
   if (exitCode === 0) return "";
   return `${stdout.toString()}${stderr}` || `exit code ${exitCode}`;
+}
+
+/** Those of the repository's files with their text. */
+async function textFiles(root: string, pattern: RegExp): Promise<TextFile[]> {
+  return (await repositoryFiles(root)).filter((path) => pattern.test(path) && existsSync(join(root, path))).map((path) => ({ path, text: readFileSync(join(root, path), "utf8") }));
 }
 
 /** What git tracks or would track; a package unpacked without git has nothing to check here. */

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import { networkSteps } from "../../src/host/network/passt.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import type { ProbeReport, ProbeRequest } from "../support/network-probe.ts";
 
@@ -71,6 +72,16 @@ test("without an uplink published ports work, with one warning", async (t) => {
   assert.deepEqual(report.published, { "tcp 80": "tcp 80", "udp 53": "udp 53" });
   assert.equal(report.warnings?.length, 1);
   assert.match(report.warnings?.[0] ?? "", /no default route/);
+});
+
+test("a set-up that fails at any step leaves nothing", async (t) => {
+  for (const { name: step } of networkSteps) {
+    for (const phase of ["before", "after"] as const) {
+      const { failure } = await probe(t, "ipv4", { publish: ["80:8080"], failAt: { step, phase } });
+      assert.deepEqual([failure?.code, failure?.message], ["resource_exhausted", `set up network: ${step}: injected`]);
+    }
+  }
+  console.log(`set up network: ${networkSteps.length} steps × error before, error after`);
 });
 
 test("a taken port is named before anything starts", async (t) => {

@@ -127,7 +127,7 @@ export function useCasemate(options: UseOptions = {}): Casemate {
 }
 
 /** Guest images and templates take half a minute to make and are never changed: all tests use the machine's own. */
-function shareGuest(root: string): void {
+export function shareGuest(root: string): void {
   const { data } = stateFolders(undefined);
   for (const name of ["guest", "templates"]) {
     mkdirSync(join(data, name), { recursive: true, mode: 0o711 });

@@ -9,6 +9,7 @@ import { parsePublish } from "../../src/host/network/publish.ts";
 import { Ledger } from "../../src/host/store/ledger.ts";
 import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { describeError, RuntimeError } from "../../src/shared/base/errors.ts";
+import { Steps, type StepHook } from "../../src/shared/base/steps.ts";
 import { UndoStack } from "../../src/shared/base/undo.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { PasstGuest } from "./passt-guest.ts";
@@ -43,6 +44,8 @@ export interface ProbeRequest {
   readonly resolver?: boolean;
   /** Kill passt and see that it is noticed. */
   readonly killPasst?: boolean;
+  /** A step of the set-up that fails. */
+  readonly failAt?: { readonly step: string; readonly phase: "before" | "after" };
 }
 
 const uid = 231_072;
@@ -68,7 +71,7 @@ async function probe(request: ProbeRequest): Promise<ProbeReport> {
 async function use(request: ProbeRequest, slotFolder: string, ledger: Ledger, undo: UndoStack): Promise<Omit<ProbeReport, "left">> {
   for (const port of request.taken ?? []) await once(createServer().listen(port, "0.0.0.0"), "listening");
   if (request.resolver) await answerOn("127.0.0.53", 53, (question) => `answer to ${question}`);
-  const network = await startUserNetwork({ sandboxId: "probe", sandboxFolder: request.folder, slotFolder, range: parseSlotRange("10.87.0.0/16"), user: { uid, gid: uid }, ports: request.publish.flatMap((text) => parsePublish(text)) }, ledger, undo);
+  const network = await startUserNetwork({ sandboxId: "probe", sandboxFolder: request.folder, slotFolder, range: parseSlotRange("10.87.0.0/16"), user: { uid, gid: uid }, ports: request.publish.flatMap((text) => parsePublish(text)) }, ledger, undo, new Steps("set up network", { hook: failingHook(request) }));
   const { guest: settings, ports, warnings, nic } = network;
   const passtUser = uidOf("probe/passt");
   const guest = new PasstGuest(nic.fd, nic.macAddress, settings.addresses[0] ?? "");
@@ -92,6 +95,12 @@ async function use(request: ProbeRequest, slotFolder: string, ledger: Ledger, un
   for (const { pid } of findTaggedProcesses("probe/passt")) process.kill(pid, "SIGKILL");
   await network.exited;
   return { ...report, endedInMs: performance.now() - since };
+}
+
+function failingHook({ failAt }: ProbeRequest): StepHook {
+  return (_operation, step, phase) => {
+    if (step === failAt?.step && phase === failAt.phase) throw new RuntimeError("resource_exhausted", "injected");
+  };
 }
 
 /** Tries to reach services that listen on the host's loopback only. */

@@ -40,6 +40,13 @@ export function mountSystem(): void {
   for (const folder of [paths.run, paths.crun, paths.bundles, paths.sandboxFiles]) mkdirSync(folder, { recursive: true, mode: 0o711 });
 }
 
+/** Lets the guest's own memory file systems follow its memory, of which their sizes are a part. */
+export function resizeMemoryMounts(): void {
+  for (const { target, fsType, flags, data } of systemMounts) {
+    if (fsType === "tmpfs" && data.includes("size=")) mountNow({ source: fsType, target, fsType, flags: flags | mountFlag.REMOUNT, data });
+  }
+}
+
 function mountOne({ target, fsType, flags, data, optional = false }: SystemMount): void {
   try {
     makeFolder(target);

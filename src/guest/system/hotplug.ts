@@ -2,6 +2,7 @@ import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { eventually } from "../../shared/base/deadline.ts";
 import { isErrnoException } from "../../shared/base/errors.ts";
 import { limitContainers } from "../cgroup/cgroup-tree.ts";
+import { resizeMemoryMounts } from "../init/mounts.ts";
 
 /** A plugged vCPU is seen after 0.7 s under emulation. */
 const cpuTimeoutMs = 10_000;
@@ -24,6 +25,7 @@ export function onlineMemory(): void {
     if (readFileSync(file, "latin1").trim() === "offline") writeOnline(file, "online");
   }
   limitContainers();
+  resizeMemoryMounts();
 }
 
 /** Plugged memory goes online as it comes. */

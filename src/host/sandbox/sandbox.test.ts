@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 import { eventually, orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError, type ErrorCode } from "../../shared/base/errors.ts";
 import { SandboxFixture } from "../../../test/support/sandbox-fixture.ts";
@@ -153,3 +153,63 @@ test("stop() while a container is being made ends both", async () => {
   await orAbandon(creating, "the end of the creation", { timeoutMs: 2_000 });
   assert.deepEqual(fixture.held, []);
 });
+
+/** What may go wrong during a stop, and the longest the caller may be held. */
+const stuck: Readonly<Record<string, (fixture: SandboxFixture) => void>> = {
+  "a wedged guest": ({ agent }) => { for (const method of ["powerOff", "signalProcess", "removeContainer"]) agent.hang(method); },
+  "a dead agent": ({ agent }) => agent.close(),
+  "an unresponsive monitor": ({ vm }) => { for (const method of ["unplug", "resume", "pause", "resizeMemory"]) vm.hanging.add(method); },
+  "all of it": (fixture) => { for (const name of ["a wedged guest", "an unresponsive monitor"]) stuck[name]?.(fixture); },
+};
+
+for (const [what, spoil] of Object.entries(stuck)) {
+  test(`2.1 Stop, D6: ${what} holds no stop past its limit, and nothing stays`, async () => {
+    using fixture = await SandboxFixture.open();
+    const sandbox = await fixture.create();
+    await startContainer(sandbox, "c1");
+    await sandbox.createContainer(containerRequest("c2"), within);
+    await sandbox.pause("c1", within);
+    spoil(fixture);
+    const began = performance.now();
+    await sandbox.stopContainer("c1", { timeoutMs: 100 });
+    assert.equal(sandbox.container("c1").state, "stopped");
+    await sandbox.stop(200);
+    assert.ok(performance.now() - began < 2_500, `${performance.now() - began} ms`);
+    assert.deepEqual([sandbox.state, fixture.held], ["stopped", []]);
+    for (const id of ["c1", "c2"]) assert.equal((await sandbox.container(id).init.wait(within)).exitStatus, 137);
+  });
+}
+
+test("1.3 stop: a stop of what is stopped does nothing, and ends in stopped from every state", async () => {
+  using fixture = await SandboxFixture.open();
+  const sandbox = await fixture.create();
+  await startContainer(sandbox, "c1");
+  await sandbox.stopContainer("c1", within);
+  const calls = fixture.agent.calls.length;
+  assert.equal((await sandbox.stopContainer("c1", within)).state, "stopped");
+  assert.equal(fixture.agent.calls.slice(calls).filter((call) => !call.startsWith("acknowledge")).length, 0);
+  await sandbox.stop(0);
+});
+
+test("the VM that cannot be killed holds a stop no longer than its limit", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  using fixture = await SandboxFixture.open();
+  const sandbox = await fixture.create();
+  await sandbox.createContainer(containerRequest("c1"), within);
+  fixture.vm.killable = false;
+  const stopping = sandbox.stop(0);
+  await eventuallyTicked(context, stopping, 30_000);
+  assert.equal(sandbox.state, "stopped");
+  assert.equal(sandbox.container("c1").init.end?.exitStatus, 137);
+});
+
+/** Moves the mocked clock until the work is done. */
+async function eventuallyTicked(context: TestContext, work: Promise<unknown>, limitMs: number): Promise<void> {
+  let over = false;
+  void work.finally(() => { over = true; });
+  for (let ms = 0; ms < limitMs && !over; ms += 500) {
+    context.mock.timers.tick(500);
+    for (let turn = 0; turn < 20 && !over; turn++) await new Promise((resolve) => { setImmediate(resolve); });
+  }
+  assert.ok(over, `not over after ${limitMs} ms`);
+}

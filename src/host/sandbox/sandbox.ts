@@ -187,7 +187,7 @@ export class Sandbox {
     this.#requireRunning(`start container "${containerId}"`);
     const container = this.container(containerId);
     container.require("start");
-    const start = new ProcessStart(this.#connection, container.init, () => this.#connection.agent.startContainer({ containerId }, options));
+    const start = new ProcessStart(this.#connection, container.init, () => this.#connection.agent.startContainer({ containerId }, options)); // a step: startContainerSteps
     await start.run(startContainerSteps, this.#steps(`start container "${containerId}"`, options));
     // The exit may have been faster than this answer.
     if (container.state === "created") container.moveTo("running");
@@ -221,7 +221,7 @@ export class Sandbox {
     this.#registered.delete(process);
     const { request, streamId } = registered;
     const start = new ProcessStart(this.#connection, process, async () => {
-      const { pid } = await this.#connection.guest.exec({
+      const { pid } = await this.#connection.guest.exec({ // a step: execSteps
         containerId,
         execId,
         processJson: Buffer.from(JSON.stringify(request.process)),
