@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { eventually } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -84,7 +84,8 @@ function fingerprint(kernel: UnpackedKernel): string {
   const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), packageNode(), ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox", "tini-static"].map(findProgram)];
   const facts = inputs.map((path) => {
     const { size, mtimeMs } = statSync(path);
-    return `${path} ${size} ${mtimeMs}`;
+    // By their real paths: a data folder may reach the machine's guest images through a link.
+    return `${realpathSync(path)} ${size} ${mtimeMs}`;
   });
   return sha256(Buffer.from([`builder ${builderVersion}`, ...facts].join("\n"))).slice(0, 32);
 }
