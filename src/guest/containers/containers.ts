@@ -208,7 +208,7 @@ export class Containers {
     undo.add("cgroup", () => removeCgroup(cgroup));
     undo.add("crun's container", () => this.#deleteFromCrun(containerId));
     const origin = { containerId, execId: "", cgroup, logFile: bundleFile(containerId, "init.log") };
-    const init = await this.#startByCrun(origin, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
+    const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
     undo.add("OOM watch", watchOom(containerId, cgroup, this.#context.events));
     return new Container(containerId, spec, init, undo.move());
@@ -228,7 +228,7 @@ export class Containers {
       for (const path of [file, origin.logFile, bundleFile(containerId, `exec-${execId}.pid`)]) await rm(path, { force: true });
     };
     try {
-      const started = await this.#startByCrun(origin, request.stdio, (files) => this.#context.crun.exec(containerId, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
+      const started = await this.#startByCrun(origin, process, request.stdio, (files) => this.#context.crun.exec(containerId, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
       void started.ended.then(removeFiles); // rm with force fails only if the tmpfs does
       if (cgroup !== undefined) void started.ended.then(() => removeIfEmpty(cgroup));
       return started;
@@ -240,7 +240,7 @@ export class Containers {
   }
 
   /** Prepares stdio, lets crun start a process and takes over what crun leaves: pid, terminal, exit. */
-  async #startByCrun(origin: GuestProcess["origin"] & { readonly logFile: string }, stdio: Stdio | undefined, start: (files: Parameters<Crun["create"]>[2]) => Promise<number>): Promise<GuestProcess> {
+  async #startByCrun(origin: GuestProcess["origin"] & { readonly logFile: string }, { args }: OciProcess, stdio: Stdio | undefined, start: (files: Parameters<Crun["create"]>[2]) => Promise<number>): Promise<GuestProcess> {
     const { reaper, events, stdioPort } = this.#context;
     const base = bundleFile(origin.containerId, origin.execId === "" ? "init" : `exec-${origin.execId}`);
     const console = stdio?.terminal ? ConsoleSocket.open(`${base}.sock`) : undefined;
@@ -248,7 +248,7 @@ export class Containers {
     try {
       return await reaper.whileStarting(async () => {
         const oomKillsBefore = oomKillCount(origin.cgroup);
-        const pid = await start({ stdio: processStdio.childStdio, consoleSocketPath: console?.path, pidFile: `${base}.pid`, logFile: origin.logFile });
+        const pid = await start({ program: args[0] ?? "", stdio: processStdio.childStdio, consoleSocketPath: console?.path, pidFile: `${base}.pid`, logFile: origin.logFile });
         processStdio.connect();
         return new GuestProcess(origin, pid, processStdio, reaper.claim(pid), events, oomKillsBefore);
       });

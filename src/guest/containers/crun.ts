@@ -15,6 +15,8 @@ export type ChildStdio = readonly [number | "ignore", number | "ignore", number 
 
 /** How crun starts a process. */
 export interface StartFiles {
+  /** The program the process runs; for messages alone. */
+  readonly program: string;
   readonly stdio: ChildStdio;
   readonly consoleSocketPath: string | undefined;
   readonly pidFile: string;
@@ -40,7 +42,7 @@ export class Crun {
 
   /** Makes a container from the bundle; its process waits for {@link start}. Returns the process's pid. */
   async create(containerId: string, bundle: string, files: StartFiles): Promise<number> {
-    await this.#run(`create container "${containerId}"`, files.logFile, files.stdio, [
+    await this.#run(`create container ${shown(containerId)} for program "${files.program}"`, files.logFile, files.stdio, [
       "create", "--bundle", bundle, ...startArgs(files), containerId,
     ]);
     return readPidFile(files.pidFile);
@@ -48,31 +50,31 @@ export class Crun {
 
   /** Starts a further process from an OCI `process` object in a file, in a cgroup below the container's if one is named. Returns its pid. */
   async exec(containerId: string, processFile: string, files: StartFiles & { readonly cgroup?: string | undefined }): Promise<number> {
-    await this.#run(`exec in container "${containerId}"`, files.logFile, files.stdio, [
+    await this.#run(`exec "${files.program}" in container ${shown(containerId)}`, files.logFile, files.stdio, [
       "exec", "--detach", "--process", processFile, ...(files.cgroup === undefined ? [] : ["--cgroup", files.cgroup]), ...startArgs(files), containerId,
     ]);
     return readPidFile(files.pidFile);
   }
 
   async start(containerId: string, logFile: string): Promise<void> {
-    await this.#run(`start container "${containerId}"`, logFile, noStdio, ["start", containerId]);
+    await this.#run(`start container ${shown(containerId)}`, logFile, noStdio, ["start", containerId]);
   }
 
   /** Removes crun's state and the cgroup; `force` kills what still runs. */
   async delete(containerId: string, logFile: string, force: boolean): Promise<void> {
-    await this.#run(`delete container "${containerId}"`, logFile, noStdio, ["delete", ...(force ? ["--force"] : []), containerId]);
+    await this.#run(`delete container ${shown(containerId)}`, logFile, noStdio, ["delete", ...(force ? ["--force"] : []), containerId]);
   }
 
   async update(containerId: string, logFile: string, resourcesFile: string): Promise<void> {
-    await this.#run(`update container "${containerId}"`, logFile, noStdio, ["update", "--resources", resourcesFile, containerId]);
+    await this.#run(`update container ${shown(containerId)}`, logFile, noStdio, ["update", "--resources", resourcesFile, containerId]);
   }
 
   async pause(containerId: string, logFile: string): Promise<void> {
-    await this.#run(`pause container "${containerId}"`, logFile, noStdio, ["pause", containerId]);
+    await this.#run(`pause container ${shown(containerId)}`, logFile, noStdio, ["pause", containerId]);
   }
 
   async resume(containerId: string, logFile: string): Promise<void> {
-    await this.#run(`resume container "${containerId}"`, logFile, noStdio, ["resume", containerId]);
+    await this.#run(`resume container ${shown(containerId)}`, logFile, noStdio, ["resume", containerId]);
   }
 
   async #run(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Promise<void> {
@@ -82,6 +84,11 @@ export class Crun {
     const exit = await endOf(child, step);
     if (exit.exitCode !== 0) throw crunFailure(step, await readLog(logFile));
   }
+}
+
+/** An id as people are shown it. */
+function shown(containerId: string): string {
+  return `"${containerId.slice(0, 12)}"`;
 }
 
 const noStdio: ChildStdio = ["ignore", "ignore", "ignore"];
