@@ -1,4 +1,5 @@
-import { Command } from "commander";
+import { Command, type OutputConfiguration } from "commander";
+import { packageVersion } from "../host/config/package-root.ts";
 import type { CommandModule } from "./command.ts";
 
 /** Every command: a line for the help, and how to load it. */
@@ -38,6 +39,16 @@ function firstArgument(args: readonly string[]): string | undefined {
   return args.find((argument, index) => !argument.startsWith("-") && args[index - 1] !== "--root");
 }
 
+/** Words a mistake on the command line as our other errors are: one line that says what, one that says what to do. */
+function mistakeOutput(commandLine: string): OutputConfiguration {
+  return {
+    outputError: (text, write) => {
+      const [, message = "", guess] = /^error: ([^]*?)\n(?:\((Did you mean [^]*)\)\n)?$/.exec(text) ?? [undefined, text.trim()];
+      write(`casemate: ${message}\nhint: ${guess === undefined ? "" : `${guess.replace("Did", "did")} `}see \`${commandLine} --help\`\n`);
+    },
+  };
+}
+
 /** The program with one command loaded and the others known by name, for help and for spelling. */
 export async function buildProgram(args: readonly string[]): Promise<Command> {
   const name = firstArgument(args);
@@ -46,14 +57,14 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
     .enablePositionalOptions()
     .option("--root <dir>", "keep all state below this folder (default: the system's for root, yours otherwise)")
     .option("-D, --debug", "print the whole chain of causes of an error")
-    .showSuggestionAfterError()
-    .showHelpAfterError("(see casemate --help)")
+    .version(`casemate version ${packageVersion()}`, "--version", "show the version")
+    .configureOutput(mistakeOutput("casemate"))
     .exitOverride()
     .addHelpText("after", examples);
   // Without a command (help, a slip of the pen) every command is loaded, and the parser says what is wrong.
   const loadAll = name === undefined || !(name in commands);
   for (const [commandName, { summary, load }] of Object.entries(commands)) {
-    const command = program.command(commandName).description(summary).exitOverride();
+    const command = program.command(commandName).description(summary).configureOutput(mistakeOutput(`casemate ${commandName}`)).exitOverride();
     if (loadAll || commandName === name) (await load()).define(command);
   }
   return program;

@@ -19,6 +19,7 @@ export function define(command: Command): void {
     .option("--no-stdin", "do not pass standard input on")
     .option("--no-sig-proxy", "do not pass signals on")
     .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
+    .addHelpText("after", "\nExample:\n  casemate attach web                    ctrl-p ctrl-q leaves it running, if it has a terminal")
     .action(async (name: string, flags: Flags) => {
       const folders = foldersOf(command);
       const record = new ContainerStore(folders).find(name);

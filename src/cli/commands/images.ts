@@ -13,6 +13,7 @@ export function define(command: Command): void {
     .option("--no-trunc", "whole ids")
     .option("--digests", "show digests")
     .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
+    .addHelpText("after", "\nExample:\n  casemate images --format json")
     .action((flags: { readonly quiet?: boolean; readonly trunc: boolean; readonly digests?: boolean; readonly format?: string }) => {
       const rows = new ImageStore(foldersOf(command)).list().flatMap((image) => image.names.map((name) => toRow(image, name, flags.trunc)));
       if (flags.quiet === true) process.stdout.write([...new Set(rows.map(({ ID }) => `${ID}\n`))].join(""));

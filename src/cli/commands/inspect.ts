@@ -12,6 +12,7 @@ export function define(command: Command): void {
   command
     .argument("<container...>", "names or ids")
     .addOption(new Option("--format <format>", "\"json\", the only one").choices(["json"]))
+    .addHelpText("after", "\nExample:\n  casemate inspect web | jq '.[0].Sandbox'")
     .action(async (names: readonly string[]) => {
       const folders = foldersOf(command);
       const store = new ContainerStore(folders);

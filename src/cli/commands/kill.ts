@@ -8,6 +8,7 @@ export function define(command: Command): void {
   command
     .argument("<container...>", "names or ids")
     .option("-s, --signal <signal>", "signal by name or number", "KILL")
+    .addHelpText("after", "\nExample:\n  casemate kill -s HUP web               let it read its configuration again")
     .action(async (names: readonly string[], flags: { readonly signal: string }) => {
       const folders = foldersOf(command);
       const signal = signalNumber(flags.signal);

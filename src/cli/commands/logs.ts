@@ -27,6 +27,7 @@ export function define(command: Command): void {
     .option("-n, --tail <lines>", "only the last lines; \"all\": everything")
     .option("-t, --timestamps", "begin each line with the time it was printed")
     .option("--vm", "show the guest's console instead")
+    .addHelpText("after", "\nExamples:\n  casemate logs -f --tail 20 web\n  casemate logs --vm web                 what the guest's kernel and agent say")
     .action(async (name: string, flags: Flags) => {
       const folders = foldersOf(command);
       const record = new ContainerStore(folders).find(name);

@@ -28,6 +28,7 @@ export function define(command: Command): void {
     .option("--no-trunc", "whole ids and commands")
     .option("-f, --filter <key=value>", "only those with this name, id, status, label or ancestor", collect)
     .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
+    .addHelpText("after", "\nExamples:\n  casemate ps -a\n  casemate ps -q --filter status=exited\n  casemate ps --format json | jq -r .Names")
     .action((flags: Flags) => {
       const store = new ContainerStore(foldersOf(command));
       const filters = (flags.filter ?? []).map(parseFilter);

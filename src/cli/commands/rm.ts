@@ -9,6 +9,7 @@ export function define(command: Command): void {
   command
     .argument("<container...>", "names or ids")
     .option("-f, --force", "also running ones; none of that name is fine")
+    .addHelpText("after", "\nExamples:\n  casemate rm -f web\n  casemate rm $(casemate ps -aq --filter status=exited)")
     .action(async (names: readonly string[], flags: { readonly force?: boolean }) => {
       const folders = foldersOf(command);
       const force = flags.force ?? false;

@@ -8,6 +8,7 @@ export function define(command: Command): void {
   command
     .argument("<image...>", "names or ids")
     .option("-f, --force", "also when a container uses it")
+    .addHelpText("after", "\nExample:\n  casemate rmi alpine:3")
     .action(async (references: readonly string[], flags: { readonly force?: boolean }) => {
       const folders = foldersOf(command);
       const images = new ImageStore(folders);

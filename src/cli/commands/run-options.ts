@@ -2,6 +2,7 @@ import { type Command, Option } from "commander";
 import { resolve } from "node:path";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ContainerOptions } from "../../host/containers/container-options.ts";
+import { signalNumber } from "../../host/containers/end-container.ts";
 import { parsePublish } from "../../host/network/publish.ts";
 import { parseVolume } from "../../host/storage/shares/parse-volume.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
@@ -109,7 +110,7 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     ...(flags.hostname !== undefined && { hostname: toHostname(flags.hostname) }),
     ...(flags.cpus !== undefined && { cpus: toNumber(flags.cpus, "--cpus") }),
     ...(flags.memory !== undefined && { memoryBytes: parseSize(flags.memory, "--memory") }),
-    ...(flags.stopSignal !== undefined && { stopSignal: flags.stopSignal }),
+    ...(flags.stopSignal !== undefined && { stopSignal: checkedSignal(flags.stopSignal) }),
     ...(flags.stopTimeout !== undefined && { stopTimeoutMs: toNumber(flags.stopTimeout, "--stop-timeout") * 1_000 }),
   };
 }
@@ -135,6 +136,12 @@ export function toWorkingDir(path: string): string {
 
 function toHostname(name: string): string {
   if (!/^[a-zA-Z0-9]([a-zA-Z0-9-.]{0,62})$/.test(name)) throw new RuntimeError("invalid_argument", `host name "${name}": only letters, digits, "-" and ".", at most 63`, { reason: "bad_hostname" });
+  return name;
+}
+
+/** @throws RuntimeError `invalid_argument`: at once, not when the container is to be stopped. */
+function checkedSignal(name: string): string {
+  signalNumber(name);
   return name;
 }
 

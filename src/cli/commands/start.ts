@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { ContainerStore } from "../../host/store/container-store.ts";
+import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { runToExit, startAndFollow } from "../launch.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
@@ -20,6 +21,7 @@ export function define(command: Command): void {
     .option("-i, --interactive", "pass standard input on")
     .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
     .option("-q, --quiet", "print no notes about the VM")
+    .addHelpText("after", "\nExample:\n  casemate start -ai job                 run it again, on this terminal")
     .action(async (names: readonly string[], flags: Flags) => {
       const folders = foldersOf(command);
       const launch = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false };
@@ -28,7 +30,9 @@ export function define(command: Command): void {
       const store = new ContainerStore(folders);
       if (!follow) {
         await forEach(names, launch.debug, async (each) => {
-          await startAndFollow(store.find(each), launch, { detach: true });
+          const record = store.find(each);
+          const { status } = readPresentStatus(store, record);
+          if (status !== "running") await startAndFollow(record, launch, { detach: true }); // docker, too, is content with one that runs
           process.stdout.write(`${each}\n`);
         });
       }

@@ -10,6 +10,7 @@ export function define(command: Command): void {
     .argument("<container...>", "names or ids")
     .option("-t, --time <seconds>", "time between the stop signal and SIGKILL; default: the container's, 10")
     .option("-s, --signal <signal>", "signal to ask with; default: the container's")
+    .addHelpText("after", "\nExample:\n  casemate stop -t 30 web")
     .action(async (names: readonly string[], flags: { readonly time?: string; readonly signal?: string }) => {
       const folders = foldersOf(command);
       const timeoutMs = flags.time === undefined ? undefined : parseSeconds(flags.time, "--time");

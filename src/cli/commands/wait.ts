@@ -7,6 +7,7 @@ import { forEach } from "./each.ts";
 export function define(command: Command): void {
   command
     .argument("<container...>", "names or ids")
+    .addHelpText("after", "\nExample:\n  code=$(casemate wait job)")
     .action(async (names: readonly string[]) => {
       const folders = foldersOf(command);
       await forEach(names, globalOptions(command).debug ?? false, async (name) => {

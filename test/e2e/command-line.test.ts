@@ -1,0 +1,58 @@
+// The command line itself; nothing is started.
+// - every command has help with an example; version in both ways
+// - a mistyped command or option gets the nearest one, everything else the way to the help
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { useCasemate } from "../support/cli.ts";
+
+describe("the command line", () => {
+  const casemate = useCasemate();
+
+  test("every command has help with an example", async () => {
+    const help = await casemate.ok(["--help"]);
+    const commands = [...help.matchAll(/^ {2}([a-z]+) .*\S$/gm)].map(([, name = ""]) => name).filter((name) => !["casemate", "help"].includes(name));
+    for (const expected of ["run", "create", "start", "exec", "ps", "inspect", "logs", "stop", "kill", "rm", "wait", "attach", "version"]) assert.ok(commands.includes(expected), expected);
+    for (const command of commands.filter((name) => !["build", "check"].includes(name))) {
+      const text = await casemate.ok([command, "--help"]);
+      assert.match(text, new RegExp(`^Usage: casemate ${command}`));
+      assert.match(text, new RegExp(`\nExamples?:\n[^]*casemate ${command}`), command);
+      assert.equal(await casemate.ok(["help", command]), text);
+    }
+  });
+
+  test("version says which casemate and which Node", async () => {
+    const { version } = JSON.parse(readFileSync(join(import.meta.dirname, "../../package.json"), "utf8")) as { version: string };
+    assert.equal(await casemate.ok(["--version"]), `casemate version ${version}`);
+    assert.match(await casemate.ok(["version"]), new RegExp(`^casemate ${version.replaceAll(".", "\\.")}\nNode.js  24\\.21\\.0\n`));
+    assert.deepEqual(JSON.parse(await casemate.ok(["version", "--format", "json"])), { Version: version, Node: "24.21.0", Os: "linux", Arch: "x64" });
+  });
+
+  test("a mistake is named, with the nearest name or the way to the help", async () => {
+    const cases: readonly (readonly [args: readonly string[], stderr: string])[] = [
+      [["rnu"], "casemate: unknown command 'rnu'\nhint: did you mean run? see `casemate --help`\n"],
+      [["exce", "x", "sh"], "casemate: unknown command 'exce'\nhint: did you mean exec? see `casemate --help`\n"],
+      [["--rot", "/x", "ps"], "casemate: unknown option '--rot'\nhint: did you mean --root? see `casemate --help`\n"],
+      [["run", "--nmae", "x", "busybox"], "casemate: unknown option '--nmae'\nhint: did you mean --name? see `casemate run --help`\n"],
+      [["logs", "--folow", "x"], "casemate: unknown option '--folow'\nhint: did you mean --follow? see `casemate logs --help`\n"],
+      [["stop", "--xyzzy", "x"], "casemate: unknown option '--xyzzy'\nhint: see `casemate stop --help`\n"],
+      [["inspect"], "casemate: missing required argument 'container'\nhint: see `casemate inspect --help`\n"],
+      [["ps", "all"], "casemate: too many arguments for 'ps'. Expected 0 arguments but got 1: all.\nhint: see `casemate ps --help`\n"],
+      [["ps", "--format", "yaml"], "casemate: option '--format <format>' argument 'yaml' is invalid. Allowed choices are json, table.\nhint: see `casemate ps --help`\n"],
+      [["kill", "-s", "NOPE", "x"], "casemate: signal \"NOPE\": no such signal\nhint: for example TERM, SIGHUP or 9\n"],
+      [["run", "-p"], "casemate: option '-p, --publish <[ip:]host:container[/udp]>' argument missing\nhint: see `casemate run --help`\n"],
+    ];
+    for (const [args, expected] of cases) {
+      const { code, stdout, stderr } = await casemate.run(args);
+      assert.deepEqual({ code, stdout, stderr }, { code: 125, stdout: "", stderr: expected });
+    }
+  });
+
+  test("options after the image are the container's", async () => {
+    const { code, stderr } = await casemate.run(["create", "-q", "--name", "x", "busybox", "ls", "--nmae", "-it"]);
+    assert.equal(code, 0, stderr);
+    const [{ Path: path, Args: args }] = JSON.parse(await casemate.ok(["inspect", "x"])) as [{ Path: string; Args: string[] }];
+    assert.deepEqual([path, ...args], ["ls", "--nmae", "-it"]);
+  });
+});
