@@ -6,6 +6,7 @@
 // - --vm is root in the guest itself
 // - what cannot work says what to do instead
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { before, describe, test } from "node:test";
 import { eventually } from "../../src/shared/base/deadline.ts";
@@ -100,6 +101,12 @@ describe("exec", { skip }, () => {
     plain.kill("SIGINT");
     assert.equal(await ended, 130);
     assert.equal(await casemate.ok(["ps", "-q", "--filter", "name=x"]) === "", false, "the container goes on");
+  });
+
+  test("ends the command when whoever reads its output has seen enough", async () => {
+    const piped = spawnSync("sh", ["-c", `"$@" | head -n 1`, "sh", ...casemate.commandLine(["exec", "x", "yes", "no-end"])], { encoding: "utf8", timeout: timeoutMs });
+    assert.deepEqual({ status: piped.status, stdout: piped.stdout, stderr: piped.stderr }, { status: 0, stdout: "no-end\n", stderr: "" });
+    await eventually("the end of yes", async () => ((await inContainer("pidof", "yes")).code === 1 ? true : undefined), { timeoutMs, intervalMs: 300 });
   });
 
   test("with -d returns at once and leaves the command running", async () => {

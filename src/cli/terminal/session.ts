@@ -4,6 +4,7 @@ import type { OwnerClient } from "../../host/control/owner-client.ts";
 import { exitCodes } from "../exit.ts";
 import { AttachClient, type AttachEnd } from "../../host/control/attach-client.ts";
 import { DetachKeyFilter, defaultDetachKeys } from "./detach-keys.ts";
+import { enterRawMode, watchParent } from "./raw-mode.ts";
 
 /** A process of a sandbox, and how this program's streams are connected with it. */
 export interface SessionOptions {
@@ -52,41 +53,41 @@ export async function runSession(client: OwnerClient, options: SessionOptions): 
   try {
     if (options.forwardSignals) undo.push(forwardSignals(client, containerId, execId));
     if (terminal && process.stdout.isTTY) undo.push(followSize(attach));
-    if (raw) undo.push(makeRaw());
+    if (raw) undo.push(watchParent(() => attach.leave()), await enterRawMode());
     await options.start?.();
-    return await attach.run();
+    if (terminal) reportSize(attach); // it may have changed while the sandbox started, or since somebody else was attached
+    const end = await attach.run();
+    // The process learns of a reader that has gone as it would at the other end of a pipe.
+    if (end.type === "output_closed" && options.forwardSignals) await sendSignal(client, containerId, execId, "SIGPIPE");
+    return end;
   } finally {
     for (const step of undo.toReversed()) step();
     process.stdin.destroy(); // a read that is under way would keep this program alive
   }
 }
 
-function makeRaw(): () => void {
-  const restore = (): void => { process.stdin.setRawMode(false); };
-  process.stdin.setRawMode(true);
-  process.on("exit", restore); // after a crash or a signal that ends us, too
-  return () => {
-    process.off("exit", restore);
-    restore();
-  };
-}
-
 function followSize(attach: AttachClient): () => void {
-  const report = (): void => attach.resize({ rows: process.stdout.rows, columns: process.stdout.columns });
+  const report = (): void => reportSize(attach);
   process.stdout.on("resize", report);
   return () => { process.stdout.off("resize", report); };
 }
 
+function reportSize(attach: AttachClient): void {
+  if (process.stdout.isTTY) attach.resize({ rows: process.stdout.rows, columns: process.stdout.columns });
+}
+
 function forwardSignals(client: OwnerClient, containerId: string, execId: string): () => void {
   const handlers = forwarded.map((name) => {
-    const send = (): void => {
-      // The process may have ended in the meantime; then its end is on the way to us.
-      client.task.kill({ id: containerId, execId, signal: constants.signals[name] }).catch(() => undefined);
-    };
+    const send = (): void => void sendSignal(client, containerId, execId, name);
     process.on(name, send);
     return () => { process.off(name, send); };
   });
   return () => { for (const off of handlers) off(); };
+}
+
+/** The process may have ended in the meantime; then its end is on the way to us, and a failure is none. */
+async function sendSignal(client: OwnerClient, containerId: string, execId: string, name: NodeJS.Signals): Promise<void> {
+  await client.task.kill({ id: containerId, execId, signal: constants.signals[name] }).catch(() => undefined);
 }
 
 /** The exit code this program ends with, after saying on stderr what a bare number cannot. */

@@ -52,7 +52,7 @@ export class AttachClient {
   #sent = 0;
   #taken = 0;
   #roomMade: (() => void) | undefined;
-  #left: AttachEnd | undefined;
+  readonly #leaving = Promise.withResolvers<AttachEnd>();
   readonly #writes = new Map<number, Promise<void>>();
   readonly #acknowledged = new Map<number, number>();
 
@@ -84,6 +84,16 @@ export class AttachClient {
   /** Moves bytes until the process has ended or the user has left. */
   async run(): Promise<AttachEnd> {
     if (this.#streams.stdin !== undefined) void this.#sendInput(this.#streams.stdin);
+    // A process that prints nothing must not keep a user who wants to leave.
+    return Promise.race([this.#follow(), this.#leaving.promise]);
+  }
+
+  /** Leaves the process running, as the detach keys do. */
+  leave(): void {
+    this.#leave({ type: "detached" });
+  }
+
+  async #follow(): Promise<AttachEnd> {
     for (let next = await this.#outputs.next(); next.done !== true; next = await this.#outputs.next()) {
       const { kind } = next.value;
       if (kind.case === "output") this.#write(kind.value.fd, Number(kind.value.offset), kind.value.bytes);
@@ -97,14 +107,12 @@ export class AttachClient {
         return { type: "exit", exitStatus, oomKilled, reason, signal };
       }
     }
-    if (this.#left !== undefined) return this.#left;
     throw new RuntimeError("unavailable", "the owner went away while attached", { reason: "owner_lost" });
   }
 
   #leave(how: AttachEnd): void {
-    this.#left ??= how;
+    this.#leaving.resolve(how);
     this.#inputs.end();
-    void this.#outputs.return?.();
   }
 
   /** Writes in order per stream without holding up the other stream, and acknowledges what was taken. */

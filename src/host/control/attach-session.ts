@@ -28,7 +28,7 @@ export async function* attachSession(inputs: AsyncIterable<AttachInput>, target:
   const queue = new PushQueue<OutputInit>();
   const attachment = open.output ? attachOutput(process.io, open, queue) : undefined;
   const stdin = new StdinPump(process.io, (offset) => queue.push({ kind: { case: "stdinAck", value: { fd: 0, offset } } }));
-  void pumpInput(iterator, process, attachment, stdin, target).catch((error: unknown) => {
+  void pumpInput(iterator, process, attachment, stdin, target, log).catch((error: unknown) => {
     log.debug("attached client's input ended", { error: describeError(error) });
     queue.end(); // a client that breaks the protocol or is gone
   });
@@ -55,7 +55,7 @@ function attachOutput(io: ProcessIo, { resume }: AttachOpen, queue: PushQueue<Ou
 }
 
 /** Handles what the client sends until it stops sending. The end of its messages is a detach of its input only. */
-async function pumpInput(iterator: AsyncIterator<AttachInput>, process: GuestProcess, attachment: Attachment | undefined, stdin: StdinPump, target: AttachTarget): Promise<void> {
+async function pumpInput(iterator: AsyncIterator<AttachInput>, process: GuestProcess, attachment: Attachment | undefined, stdin: StdinPump, target: AttachTarget, log: Logger): Promise<void> {
   for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) {
     const { kind } = next.value;
     switch (kind.case) {
@@ -71,7 +71,8 @@ async function pumpInput(iterator: AsyncIterator<AttachInput>, process: GuestPro
         stdin.end();
         break;
       case "resize":
-        await target.resize(process, kind.value);
+        // A process that is not started yet, or has just ended, has no terminal to resize; that ends no session.
+        await target.resize(process, kind.value).catch((error: unknown) => log.debug("terminal not resized", { error: describeError(error) }));
         break;
       case "open":
       case undefined:

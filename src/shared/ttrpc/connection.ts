@@ -49,13 +49,14 @@ export class FrameConnection {
     this.#stream.uncork();
     if (room) return;
     this.#drain ??= Promise.withResolvers<void>();
-    await Promise.race([this.#drain.promise, this.#ended.promise]);
+    await this.#drain.promise;
   }
 
   end(error?: RuntimeError): void {
     if (this.#over) return;
     this.#over = true;
     this.#ended.resolve(error);
+    this.#drain?.resolve(); // a race with `ended` instead would leave something behind with every message
     this.#stream.destroy();
   }
 }
