@@ -4,6 +4,8 @@ import { CommanderError } from "commander";
 import { buildProgram } from "./program.ts";
 import { exitCodes, exitWith, reportError } from "./exit.ts";
 
+// Whoever read our output may have gone (`... | head`): a write that matters tells its caller.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
 try {
   const program = await buildProgram(process.argv.slice(2));
   await program.parseAsync(process.argv);

@@ -14,8 +14,8 @@ import { requires } from "../support/requires.ts";
 
 const skip = requires("root");
 const timeoutMs = 30_000;
-/** busybox asks the terminal for the cursor after its prompt. */
-const prompt = /\/ # (?:\x1b\[6n)?$/;
+/** busybox asks the terminal for the cursor after its prompt, and clears the rest of the line. */
+const prompt = /\/ # (?:\x1b\[(?:6n|J))*$/;
 
 describe("on a terminal", { skip }, () => {
   const casemate = useCasemate();
@@ -44,7 +44,7 @@ describe("on a terminal", { skip }, () => {
     await pty.waitFor(/sleep 100; echo status \$\?\r\n/, { timeoutMs, from: interrupted });
     await new Promise((resolve) => { setTimeout(resolve, 300); }); // let the shell start it; Ctrl-C before that is lost on any terminal
     pty.type("\x03");
-    await pty.waitFor(/\^C[^]*\/ # (?:\x1b\[6n)?$/, { timeoutMs, from: interrupted });
+    await pty.waitFor(/\^C[^]*\/ # (?:\x1b\[(?:6n|J))*$/, { timeoutMs, from: interrupted });
     pty.type("\x10\x11");
     assert.equal(await pty.exit({ timeoutMs }), 0);
     assert.equal(pty.settings(), before);

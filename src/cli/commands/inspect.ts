@@ -65,7 +65,7 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
     HostConfig: {
       Binds: record.volumes.map(({ source, name, destination, readOnly }) => `${name === "" ? source : name}:${destination}${readOnly ? ":ro" : ""}`),
       NetworkMode: record.network,
-      PortBindings: Object.fromEntries(record.ports.map((port) => [`${port.containerPort}/${port.protocol}`, [{ HostIp: port.hostAddress, HostPort: port.hostPorts === undefined ? "" : String(port.hostPorts.first) }]])),
+      PortBindings: byContainerPort(record.ports, (port) => ({ HostIp: port.hostAddress, HostPort: port.hostPorts === undefined ? "" : String(port.hostPorts.first) })),
       AutoRemove: record.autoRemove,
       Privileged: record.privileged,
       ReadonlyRootfs: record.readOnlyRootfs,
@@ -99,10 +99,17 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
     },
     NetworkSettings: {
       IPAddress: running ? status.ipAddress : "",
-      Ports: running ? Object.fromEntries(status.ports.map((port) => [`${port.containerPort}/${port.protocol}`, [{ HostIp: port.hostAddress === "" ? "0.0.0.0" : port.hostAddress, HostPort: String(port.hostPort) }]])) : {},
+      Ports: running ? byContainerPort(status.ports, (port) => ({ HostIp: port.hostAddress === "" ? "0.0.0.0" : port.hostAddress, HostPort: String(port.hostPort) })) : {},
     },
     Sandbox: running ? await describeSandbox(folders, record) : { id: record.sandboxId, ownerPid: 0, vmmPid: 0, state: "stopped" },
   };
+}
+
+/** docker's shape: `80/tcp` to all the host ports that lead there. */
+function byContainerPort<Port extends { readonly containerPort: number; readonly protocol: string }>(ports: readonly Port[], toBinding: (port: Port) => object): Readonly<Record<string, object[]>> {
+  const bindings: Record<string, object[]> = {};
+  for (const port of ports) (bindings[`${port.containerPort}/${port.protocol}`] ??= []).push(toBinding(port));
+  return bindings;
 }
 
 /** What the owner says of the sandbox. */
