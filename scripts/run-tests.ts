@@ -1,4 +1,4 @@
-// run-tests.ts [--only check|unit|integration|e2e] [FILTER...]: runs the tests and prints one closing line.
+// run-tests.ts [--only check|unit|integration|e2e|lab] [FILTER...]: runs the tests and prints one closing line.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeError } from "../src/shared/base/errors.ts";
@@ -12,6 +12,8 @@ import { type RunRequest, type SuiteName, outputName, parseRunRequest, testFiles
 import { type FileResult, runTestFiles } from "./test-runner/run-file.ts";
 import { readAllowedSkips, skipProblems } from "./test-runner/skips.ts";
 import { VmCount } from "./test-runner/vm-count.ts";
+import { labObstacle } from "../test/lab/lab-guest.ts";
+import { runInLab } from "../test/lab/run-in-lab.ts";
 
 const root = join(import.meta.dirname, "..");
 const inCi = process.env["CI"] !== undefined && process.env["CI"] !== "" && process.env["CI"] !== "false";
@@ -29,8 +31,10 @@ async function main(): Promise<void> {
   if (wanted(request, "check") && request.filters.length === 0) await check();
   if (wanted(request, "unit")) await runUnitTests(request);
   const suites = (["integration", "e2e"] as const).filter((suite) => wanted(request, suite) && testFiles(root, suite, request.filters).length > 0);
-  if (suites.length > 0) await prepare();
+  const labFiles = wanted(request, "lab") ? testFiles(root, "lab", request.filters) : [];
+  if (suites.length > 0 || labFiles.length > 0) await prepare();
   for (const suite of suites) await runSuite(suite, request);
+  if (labFiles.length > 0) await runLab(labFiles, vms);
   vms.stop();
   finish(vms);
 }
@@ -74,6 +78,24 @@ async function runSuite(suite: "integration" | "e2e", request: RunRequest): Prom
     }
     report(await runTestFiles({ root, title: file, files: [file], outputFolder: join(root, "test-output", outputName(file)), timeoutMs: Math.min(limits.fileMs, leftMs) }));
   }
+}
+
+/** In a guest where KVM and cgroup v2 are real (docs/lab-guest.md). Its tests count as any others. */
+async function runLab(files: readonly string[], vms: VmCount): Promise<void> {
+  const obstacle = labObstacle();
+  if (obstacle !== undefined) {
+    if (inCi) problem(`lab guest: ${obstacle}`);
+    else console.log(`lab guest: skipped, ${obstacle}`);
+    counts.skipped += files.length;
+    return;
+  }
+  const labBegan = performance.now();
+  const timeoutMs = Math.min(limits.labMs, limits.totalMs - (labBegan - began));
+  const lab = await runInLab({ root, outputFolder: join(root, "test-output/lab"), files, timeoutMs, onResult: report });
+  for (const file of lab.missing) problem(`${file}, in the lab guest: no result`);
+  vms.add(lab.vmCount, lab.vmSeconds);
+  for (const failure of lab.failures) console.log(`  lab guest given up: ${indent(failure)}`);
+  console.log(`lab guest: ${lab.boots} booted, ${lab.failures.length} given up, ${((performance.now() - labBegan) / 1000).toFixed(1)} s`);
 }
 
 function report(result: FileResult): void {

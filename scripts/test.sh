@@ -1,5 +1,5 @@
 #!/bin/sh
-# test.sh [--only check|unit|integration|e2e] [FILTER...]: sets up, builds and runs the tests.
+# test.sh [--only check|unit|integration|e2e|lab] [FILTER...]: sets up, builds and runs the tests.
 # Ends with one closing line, "N passed, N failed", also when it does not come as far as the tests.
 set -eu
 cd "$(dirname "$0")/.."

@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 
 /** The parts of a run, in their order. */
-export const suiteNames = ["check", "unit", "integration", "e2e"] as const;
+export const suiteNames = ["check", "unit", "integration", "e2e", "lab"] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
 /** What was asked for on the command line. */
@@ -32,12 +32,19 @@ function suiteNamed(name: string | undefined): SuiteName {
   return suite;
 }
 
+/** Where the test files of each suite are: folders, or single files, such as one to run in the lab guest once more. */
+const places: Readonly<Record<Exclude<SuiteName, "check">, readonly string[]>> = {
+  unit: ["src", "scripts", "bench", "test/support", "test/fakes"],
+  integration: ["test/integration"],
+  e2e: ["test/e2e"],
+  lab: ["test/lab"],
+};
+
 /** Test files of a suite, relative to the package, in a fixed order. A folder that is not there has none. */
 export function testFiles(root: string, suite: Exclude<SuiteName, "check">, filters: readonly string[]): string[] {
-  const folders = { unit: ["src", "scripts", "bench", "test/support", "test/fakes"], integration: ["test/integration"], e2e: ["test/e2e"] }[suite];
-  return folders
-    .filter((folder) => existsSync(join(root, folder)))
-    .flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: "utf8" }).map((name) => `${folder}/${name}`))
+  return places[suite]
+    .filter((place) => existsSync(join(root, place)))
+    .flatMap((place) => (place.endsWith(".ts") ? [place] : readdirSync(join(root, place), { recursive: true, encoding: "utf8" }).map((name) => `${place}/${name}`)))
     .filter((path) => path.endsWith(".test.ts") && (filters.length === 0 || filters.some((filter) => path.includes(filter))))
     .sort();
 }

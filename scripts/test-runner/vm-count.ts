@@ -9,6 +9,7 @@ const sampleMs = 500;
  */
 export class VmCount {
   readonly #seen = new Map<string, { firstMs: number; lastMs: number }>();
+  readonly #elsewhere = { count: 0, seconds: 0 };
   readonly #timer: NodeJS.Timeout;
 
   constructor() {
@@ -20,13 +21,19 @@ export class VmCount {
     clearInterval(this.#timer);
   }
 
+  /** Adds VMs that ran where this process cannot look. */
+  add(count: number, seconds: number): void {
+    this.#elsewhere.count += count;
+    this.#elsewhere.seconds += seconds;
+  }
+
   get count(): number {
-    return this.#seen.size;
+    return this.#seen.size + this.#elsewhere.count;
   }
 
   /** Lifetimes of all VMs added up. */
   get seconds(): number {
-    return [...this.#seen.values()].reduce((sum, { firstMs, lastMs }) => sum + (lastMs - firstMs + sampleMs) / 1000, 0);
+    return this.#elsewhere.seconds + [...this.#seen.values()].reduce((sum, { firstMs, lastMs }) => sum + (lastMs - firstMs + sampleMs) / 1000, 0);
   }
 
   #sample(): void {

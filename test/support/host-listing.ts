@@ -21,6 +21,9 @@ export interface ListingOptions {
 /** How names of ours begin, in /tmp and among abstract sockets. */
 const ourNames = /casemate|\bcm-/;
 
+/** crun makes its folder whenever it is started, for `--version` too; it is the same for everybody on the machine. */
+const crunFolder = "/run/crun";
+
 /** Lists the host as it is now. */
 export function listHost(options: ListingOptions): HostListing {
   const ours = (names: string[]): Set<string> => new Set(options.shared ? names.filter((name) => ourNames.test(name)) : names);
@@ -32,7 +35,7 @@ export function listHost(options: ListingOptions): HostListing {
     ["network namespace", new Set(readNames("/run/netns"))],
     ["cgroup", new Set(cgroups())],
     ["unix socket", ours(unixSockets())],
-    ["temporary file", ours(["/tmp", "/dev/shm", "/var/tmp", "/run"].flatMap((folder) => readNames(folder).map((name) => join(folder, name))))],
+    ["temporary file", ours(["/tmp", "/dev/shm", "/var/tmp", "/run"].flatMap((folder) => readNames(folder).map((name) => join(folder, name)).filter((path) => path !== crunFolder)))],
     ["state", new Set([...options.folders, "/var/lib/casemate", "/run/casemate"].flatMap((folder) => filesBelow(folder)))],
   ]);
 }

@@ -48,7 +48,8 @@ const tools: readonly Tool[] = [
 
 /** A guest image with its kernel, one template's worth of room, and some containers. */
 const neededDiskBytes = 1024 ** 3;
-const toolTimeoutMs = 5_000;
+/** A busy or emulated machine takes seconds to start QEMU; a tool that is only slow is not broken. */
+const toolTimeoutMs = 60_000;
 
 /** Looks at everything a run needs. Nothing is changed but for what a first run would make: guest image and accelerator choice. */
 export async function checkHost(folders: StateFolders, onProgress: (what: string) => void): Promise<readonly HostCheck[]> {

@@ -1,0 +1,30 @@
+// inside.ts SHARE: runs the ordered test files in the lab guest and reports each by the share.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { adoptOrphans } from "../../scripts/test-runner/descendants.ts";
+import { outputName } from "../../scripts/test-runner/plan.ts";
+import { runTestFiles } from "../../scripts/test-runner/run-file.ts";
+import { VmCount } from "../../scripts/test-runner/vm-count.ts";
+import { Deadline } from "../../src/shared/base/deadline.ts";
+import { type LabOrder, aliveIntervalMs, labFiles, tell } from "./report.ts";
+
+const root = join(import.meta.dirname, "../..");
+const share = process.argv[2] ?? "";
+
+async function main(): Promise<void> {
+  const order = JSON.parse(readFileSync(labFiles(share).order, "utf8")) as LabOrder; // written by run-in-lab.ts alone
+  const deadline = Deadline.after(order.timeoutMs);
+  const alive = setInterval(() => tell(share, { type: "alive" }), aliveIntervalMs);
+  adoptOrphans();
+  const vms = new VmCount();
+  for (const file of order.files) {
+    const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
+    const result = await runTestFiles({ root, title: `${file}, in the lab guest`, files: [file], outputFolder, timeoutMs: deadline.remainingMs });
+    tell(share, { type: "result", file, result });
+  }
+  vms.stop();
+  clearInterval(alive);
+  tell(share, { type: "end", vmCount: vms.count, vmSeconds: vms.seconds });
+}
+
+await main();
