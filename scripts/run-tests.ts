@@ -2,13 +2,12 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeError } from "../src/shared/base/errors.ts";
-import { runProcess } from "../src/shared/linux/run-process.ts";
 import { stateFolders } from "../src/host/store/paths.ts";
-import { releaseTemplateMemory } from "../src/host/template/template-memory.ts";
 import { runChecks } from "./check.ts";
 import { adoptOrphans, endDescendants } from "./test-runner/descendants.ts";
 import { limits } from "./test-runner/limits.ts";
 import { type RunRequest, type SuiteName, outputName, parseRunRequest, testFiles } from "./test-runner/plan.ts";
+import { prepareMachine } from "./test-runner/prepare-machine.ts";
 import { type FileResult, runTestFiles } from "./test-runner/run-file.ts";
 import { readAllowedSkips, skipProblems } from "./test-runner/skips.ts";
 import { VmCount } from "./test-runner/vm-count.ts";
@@ -18,8 +17,6 @@ import { runInLab } from "../test/lab/run-in-lab.ts";
 const root = join(import.meta.dirname, "..");
 const inCi = process.env["CI"] !== undefined && process.env["CI"] !== "" && process.env["CI"] !== "false";
 const tailLines = 60;
-/** It may have to fetch a kernel of 70 MB first. */
-const prepareTimeoutMs = 15 * 60_000;
 const counts = { passed: 0, failed: 0, skipped: 0 };
 const began = performance.now();
 
@@ -50,12 +47,10 @@ async function check(): Promise<void> {
   }
 }
 
-/** The guest image, which every VM boots, and the template, which most start from. Tests that need none still run when it cannot be made. */
+/** Tests that need no VM still run when nothing can be made. */
 async function prepare(): Promise<void> {
   try {
-    await runProcess(process.execPath, [join(root, "scripts/prepare.ts")], { timeoutMs: prepareTimeoutMs });
-    // Its holder would come and go in the listings of the host.
-    await releaseTemplateMemory(stateFolders(undefined));
+    await prepareMachine(root);
   } catch (error) {
     problem(`make the guest image: ${describeError(error)}`);
   }
@@ -91,7 +86,7 @@ async function runLab(files: readonly string[], vms: VmCount): Promise<void> {
   }
   const labBegan = performance.now();
   const timeoutMs = Math.min(limits.labMs, limits.totalMs - (labBegan - began));
-  const lab = await runInLab({ root, outputFolder: join(root, "test-output/lab"), files, timeoutMs, onResult: report });
+  const lab = await runInLab({ root, folders: stateFolders(undefined), outputFolder: join(root, "test-output/lab"), files, timeoutMs, onResult: report, onProblem: (text) => problem(`lab guest: ${text}`) });
   for (const file of lab.missing) problem(`${file}, in the lab guest: no result`);
   vms.add(lab.vmCount, lab.vmSeconds);
   for (const failure of lab.failures) console.log(`  lab guest given up: ${indent(failure)}`);

@@ -3,9 +3,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { adoptOrphans } from "../../scripts/test-runner/descendants.ts";
 import { outputName } from "../../scripts/test-runner/plan.ts";
+import { prepareMachine } from "../../scripts/test-runner/prepare-machine.ts";
 import { runTestFiles } from "../../scripts/test-runner/run-file.ts";
 import { VmCount } from "../../scripts/test-runner/vm-count.ts";
 import { Deadline } from "../../src/shared/base/deadline.ts";
+import { describeError } from "../../src/shared/base/errors.ts";
 import { type LabOrder, aliveIntervalMs, labFiles, tell } from "./report.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -17,6 +19,8 @@ async function main(): Promise<void> {
   const alive = setInterval(() => tell(share, { type: "alive" }), aliveIntervalMs);
   adoptOrphans();
   const vms = new VmCount();
+  // Here the product meets this machine for the first time: it finds KVM by itself and makes its template with it.
+  await prepareMachine(root).catch((error: unknown) => tell(share, { type: "problem", text: `prepare the machine: ${describeError(error)}` }));
   for (const file of order.files) {
     const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
     const result = await runTestFiles({ root, title: `${file}, in the lab guest`, files: [file], outputFolder, timeoutMs: deadline.remainingMs });

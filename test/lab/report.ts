@@ -16,6 +16,8 @@ export type LabLine =
   /** Said every {@link aliveIntervalMs}: a guest that does not has hung. */
   | { readonly type: "alive" }
   | { readonly type: "result"; readonly file: string; readonly result: FileResult }
+  /** Something failed beside the tests. */
+  | { readonly type: "problem"; readonly text: string }
   /** The last line: all files were run. */
   | { readonly type: "end"; readonly vmCount: number; readonly vmSeconds: number };
 

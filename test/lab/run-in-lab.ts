@@ -2,7 +2,7 @@ import { closeSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync }
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { FileResult } from "../../scripts/test-runner/run-file.ts";
-import { type StateFolders, stateFolders } from "../../src/host/store/paths.ts";
+import type { StateFolders } from "../../src/host/store/paths.ts";
 import { Deadline, eventually } from "../../src/shared/base/deadline.ts";
 import { flockExclusive } from "../../src/shared/linux/flock.ts";
 import { terminateGroup } from "../../src/shared/linux/run-process.ts";
@@ -12,6 +12,8 @@ import { type LabLine, type LabOrder, labFiles, readReport } from "./report.ts";
 /** Which test files to run in a lab guest. */
 export interface LabRun {
   readonly root: string;
+  /** Where the guest's kernel is found. */
+  readonly folders: StateFolders;
   /** Below the repository; emptied first. Everything the guest wrote is in it. */
   readonly outputFolder: string;
   readonly files: readonly string[];
@@ -19,6 +21,8 @@ export interface LabRun {
   readonly timeoutMs: number;
   /** Called as each file ends. */
   readonly onResult: (result: FileResult) => void;
+  /** Called with what failed beside the tests. */
+  readonly onProblem: (text: string) => void;
 }
 
 /** What a run in the lab came to, beside the results of its files. */
@@ -49,12 +53,11 @@ const consoleTailLines = 30;
 /** Runs test files in a lab guest, one after the other. One guest at a time on a machine. */
 export async function runInLab(run: LabRun): Promise<LabSummary> {
   const deadline = Deadline.after(run.timeoutMs);
-  const folders = stateFolders(undefined);
-  const lock = await takeLock(folders, deadline);
+  const lock = await takeLock(run.folders, deadline);
   try {
     rmSync(run.outputFolder, { recursive: true, force: true });
     mkdirSync(run.outputFolder, { recursive: true });
-    return await bootUntilDone(run, folders, deadline);
+    return await bootUntilDone(run, deadline);
   } finally {
     closeSync(lock);
   }
@@ -65,7 +68,7 @@ async function takeLock(folders: StateFolders, deadline: Deadline): Promise<numb
   return eventually("wait for another lab guest of this machine to end", () => flockExclusive(join(folders.data, "guest/lab.lock")), { timeoutMs: deadline.remainingMs, intervalMs: 500 });
 }
 
-async function bootUntilDone(run: LabRun, folders: StateFolders, deadline: Deadline): Promise<LabSummary> {
+async function bootUntilDone(run: LabRun, deadline: Deadline): Promise<LabSummary> {
   const failures: string[] = [];
   const left = new Set(run.files);
   let boots = 0;
@@ -73,9 +76,11 @@ async function bootUntilDone(run: LabRun, folders: StateFolders, deadline: Deadl
   while (left.size > 0 && boots < maxBoots && !deadline.expired) {
     boots++;
     const order: LabOrder = { files: [...left], timeoutMs: Math.max(0, Math.round(deadline.remainingMs - bootAndEndMs)), boot: boots };
-    const { failure, end } = await bootOnce(run, folders, order, deadline, (file, result) => {
-      left.delete(file);
-      run.onResult(result);
+    const { failure, end } = await bootOnce(run, order, deadline, (line) => {
+      if (line.type === "problem") run.onProblem(line.text);
+      if (line.type !== "result") return;
+      left.delete(line.file);
+      run.onResult(line.result);
     });
     ended = end;
     if (failure !== undefined) failures.push(failure);
@@ -90,15 +95,15 @@ interface BootEnd {
 }
 
 /** One guest from its boot to its end. */
-async function bootOnce(run: LabRun, folders: StateFolders, order: LabOrder, deadline: Deadline, onResult: (file: string, result: FileResult) => void): Promise<BootEnd> {
+async function bootOnce(run: LabRun, order: LabOrder, deadline: Deadline, onLine: (line: LabLine) => void): Promise<BootEnd> {
   const share = run.outputFolder;
   const files = labFiles(share);
   rmSync(files.report, { force: true });
   writeFileSync(files.order, JSON.stringify(order));
-  const guest = await startLabGuest({ root: run.root, share, folders });
+  const guest = await startLabGuest({ root: run.root, share, folders: run.folders });
   let gone = false;
   const exited = guest.exited.then(() => { gone = true; }); // never rejects
-  const hearing = new Hearing(share, onResult);
+  const hearing = new Hearing(share, onLine);
   try {
     const failure = await eventually("the end of the lab guest", () => {
       const over = gone; // asked first: what the guest said before its end is heard below
@@ -119,15 +124,15 @@ async function bootOnce(run: LabRun, folders: StateFolders, order: LabOrder, dea
 /** Follows what one guest says. */
 class Hearing {
   readonly #share: string;
-  readonly #onResult: (file: string, result: FileResult) => void;
+  readonly #onLine: (line: LabLine) => void;
   #lineCount = 0;
   #heardAtMs = performance.now();
   /** Its last line, once it has come. */
   end: BootEnd["end"];
 
-  constructor(share: string, onResult: (file: string, result: FileResult) => void) {
+  constructor(share: string, onLine: (line: LabLine) => void) {
     this.#share = share;
-    this.#onResult = onResult;
+    this.#onLine = onLine;
   }
 
   listen(): void {
@@ -135,7 +140,7 @@ class Hearing {
     if (lines.length > 0) this.#heardAtMs = performance.now();
     this.#lineCount += lines.length;
     for (const line of lines) {
-      if (line.type === "result") this.#onResult(line.file, line.result);
+      this.#onLine(line);
       if (line.type === "end") this.end = line;
     }
   }
