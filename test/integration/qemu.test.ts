@@ -18,6 +18,7 @@ import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { eventually, orAbandon } from "../../src/shared/base/deadline.ts";
 import { RuntimeError, describeError, type ErrorCode } from "../../src/shared/base/errors.ts";
 import { silentLogger } from "../../src/shared/base/log.ts";
+import { UndoStack } from "../../src/shared/base/undo.ts";
 import { identifyProcess } from "../../src/shared/linux/proc.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { socketPair } from "../../src/shared/linux/unix-socket.ts";
@@ -180,6 +181,25 @@ test("vCPUs and memory grow to what was promised and no further", { skip }, asyn
   await machine.vm.resizeMemory(128 * mebibyte);
   await eventually("more memory", async () => (await kibibytes() - before >= 120 * 1024 ? true : undefined), { timeoutMs: 10_000, intervalMs: 100 });
   await assert.rejects(machine.vm.resizeMemory(2 ** 50), failsWith("resource_exhausted", /at most/));
+});
+
+test("a share that the guest does not see yet is mounted once it does", { skip }, async () => {
+  const vm = await TestVm.boot("qemu-s", { shares: true });
+  const ledger = Ledger.open(vm.file("shares-ledger.json"));
+  const undo = new UndoStack();
+  try {
+    const shares = await drivers.startShares(vm.config, ledger, undo);
+    const connection = await vm.connect();
+    const mounting = connection.client.guest.addStorages({ storages: [{ driver: "virtio-fs", source: shares.device.tag, fstype: "virtiofs", mountPoint: shares.guestMountPoint }] }, { timeoutMs: 20_000 });
+    await assert.rejects(orAbandon(mounting, "the mount", { timeoutMs: 500 }), (error) => RuntimeError.is(error, "deadline_exceeded"), "it waits for the device");
+    await vm.vm.plugShare(shares.device);
+    await mounting;
+    assert.equal(await connection.sh(`grep -c ' ${shares.guestMountPoint} virtiofs ' /proc/mounts`), "1");
+    connection.close();
+  } finally {
+    await vm.end();
+    assert.deepEqual(await undo.run(), []);
+  }
 });
 
 test("a paused guest does not answer, and goes on when it is resumed", { skip }, async () => {

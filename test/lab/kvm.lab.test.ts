@@ -10,8 +10,9 @@ import { after, before, test } from "node:test";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { useCasemate } from "../support/cli.ts";
 
-const casemate = useCasemate();
+// Before the host is looked at: it goes after everything else.
 const volume = mkdtempSync("/tmp/cm-volume-");
+const casemate = useCasemate();
 const port = 8080;
 
 /** A guest's guest: what takes 2 s elsewhere takes 15 s, and more where other work goes on. */

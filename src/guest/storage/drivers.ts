@@ -1,7 +1,10 @@
 import { statSync } from "node:fs";
 import { chmod, chown, lstat, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { Deadline } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import { SyscallError, errno } from "../../shared/linux/libc.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
 import type { Storage } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import { mount, mountFlag, unmount } from "../linux/mount.ts";
@@ -12,6 +15,10 @@ import { blockDevice, scsiDisk } from "./block-device.ts";
 /** mkfs.ext4 and resize2fs on a large sparse disk under emulation. */
 const toolTimeoutMs = 60_000;
 
+/** A plugged share is there after 0.1 to 0.5 s; under nested virtualization or on a loaded host it takes much longer. */
+const shareTimeoutMs = 15_000;
+const sharePollMs = 20;
+
 /** How one kind of storage gets to its mount point. The mount point is unmounted by whoever counts its users. */
 export type StorageDriver = (storage: Storage) => Promise<void>;
 
@@ -19,13 +26,36 @@ export type StorageDriver = (storage: Storage) => Promise<void>;
 export const storageDrivers: Readonly<Record<string, StorageDriver>> = {
   scsi: async (storage) => mountDisk(await scsiDisk(storage.source), storage),
   blk: async (storage) => mountDisk(await blockDevice(storage.source), storage),
-  "virtio-fs": async (storage) => mountStorage(storage.source, { ...storage, fstype: "virtiofs" }),
-  "9p": async (storage) => mountStorage(storage.source, { ...storage, fstype: "9p", options: [...storage.options, "trans=virtio", "version=9p2000.L"] }),
+  // Without a device of that tag virtiofs says EINVAL and 9p ENOENT; neither shows its tags anywhere (Linux 6.1).
+  "virtio-fs": async (storage) => untilPlugged(errno.EINVAL, () => mountStorage(storage.source, { ...storage, fstype: "virtiofs" })),
+  "9p": async (storage) => untilPlugged(errno.ENOENT, () => mountStorage(storage.source, { ...storage, fstype: "9p", options: [...storage.options, "trans=virtio", "version=9p2000.L"] })),
   overlayfs: mountOverlay,
   ephemeral: mountEphemeral,
   bind: mountBind,
   local: makeLocalFolder,
 };
+
+/**
+ * Mounts a share whose device may have been plugged just now: the guest sees it some time after QEMU's
+ * answer. Then the failure of the last try is told.
+ */
+async function untilPlugged(absent: number, mountShare: () => Promise<void>): Promise<void> {
+  const deadline = Deadline.after(shareTimeoutMs);
+  for (;;) {
+    try {
+      await mountShare();
+      return;
+    } catch (error) {
+      if (!hasErrno(error, absent) || deadline.expired) throw error;
+    }
+    await delay(sharePollMs);
+  }
+}
+
+/** The error of a mount is wrapped by the call that made it. */
+function hasErrno(error: unknown, number: number): boolean {
+  return error instanceof Error && ((error instanceof SyscallError && error.errno === number) || hasErrno(error.cause, number));
+}
 
 /** Driver options of a disk. `create_filesystem`: make an ext4 on it first; `grow_filesystem`: fit its ext4 to the disk. */
 async function mountDisk(device: string, storage: Storage): Promise<void> {
