@@ -20,7 +20,7 @@ async function main(): Promise<void> {
   adoptOrphans();
   const vms = new VmCount();
   // Here the product meets this machine for the first time: it finds KVM by itself and makes its template with it.
-  await prepareMachine(root).catch((error: unknown) => tell(share, { type: "problem", text: `prepare the machine: ${describeError(error)}` }));
+  await prepareMachine(root).then(console.log, (error: unknown) => tell(share, { type: "problem", text: `prepare the machine: ${describeError(error)}` }));
   for (const file of order.files) {
     const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
     const result = await runTestFiles({ root, title: `${file}, in the lab guest`, files: [file], outputFolder, timeoutMs: deadline.remainingMs });
