@@ -65,20 +65,28 @@ function knownGuestImage(folders: StateFolders): GuestImage | undefined {
   if (kernel === undefined) return undefined;
   const pointer = join(folders.data, "guest/by-inputs", fingerprint(kernel));
   if (!existsSync(pointer)) return undefined;
-  const image = readStateFile(join(folders.data, "guest/images", readFileSync(pointer, "utf8"), "manifest.json")) as GuestImage | undefined; // written by buildGuestImage alone
-  return image !== undefined && sizesMatch(image) ? image : undefined;
+  const folder = join(folders.data, "guest/images", readFileSync(pointer, "utf8"));
+  const image = readStateFile(join(folder, "manifest.json")) as GuestImage | undefined; // written by buildGuestImage alone
+  if (image === undefined) return undefined;
+  // Where the files are now: the data folder may have moved, or been reached by another way when the image was made.
+  const here = { ...image, ...filesIn(folder) };
+  return sizesMatch(here) ? here : undefined;
 }
 
-/** Compares every file with its hash. @throws RuntimeError `data_loss` (reason `guest_image_corrupt`). */
-export function verifyGuestImage(image: GuestImage): void {
+function filesIn(folder: string): Pick<GuestImage, "kernelPath" | "initramfsPath" | "rootImagePath"> {
+  return { kernelPath: join(folder, "vmlinux"), initramfsPath: join(folder, "initramfs.cpio"), rootImagePath: join(folder, "root.erofs") };
+}
+
+/** Compares every file with its hash. @throws RuntimeError `data_loss` (reason `guest_image_corrupt`), caused by what made the caller look. */
+export function verifyGuestImage(image: GuestImage, cause?: unknown): void {
   const files = [image.kernelPath, image.initramfsPath, image.rootImagePath];
   for (const [index, path] of files.entries()) {
     const hash = existsSync(path) ? sha256(readFileSync(path)) : "missing";
-    if (hash !== image.hashes[index]) throw new RuntimeError("data_loss", `guest image "${path}": its content has changed`, { reason: "guest_image_corrupt", hint: `remove "${dirname(path)}"; it is made again by the next run` });
+    if (hash !== image.hashes[index]) throw new RuntimeError("data_loss", `guest image "${path}": its content has changed`, { cause, reason: "guest_image_corrupt", hint: `remove "${dirname(path)}"; it is made again by the next run` });
   }
 }
 
-/** What the image depends on, by size and time of change. */
+/** What the image depends on, by size and time of change; the same for every way to this data folder's guest files. */
 function fingerprint(kernel: UnpackedKernel): string {
   const root = packageRoot();
   const inputs = [kernel.vmlinux, join(root, "dist/agent.js"), join(root, "guest-image/init"), join(root, "package.json"), packageNode(), ...["crun", "ip", "mkfs.ext4", "resize2fs", "busybox", "tini-static"].map(findProgram)];
@@ -124,8 +132,7 @@ function publish(folders: StateFolders, temporary: string, kernel: UnpackedKerne
   const folder = join(folders.data, "guest/images", id);
   const size = (name: string): number => statSync(join(temporary, name)).size;
   const image: GuestImage = {
-    version: 1, id, kernelRelease: kernel.release,
-    kernelPath: join(folder, files[0]), initramfsPath: join(folder, files[1]), rootImagePath: join(folder, files[2]),
+    version: 1, id, kernelRelease: kernel.release, ...filesIn(folder),
     sizes: { kernelBytes: size(files[0]), initramfsBytes: size(files[1]), rootImageBytes: size(files[2]) },
     hashes, contents,
   };
@@ -133,12 +140,20 @@ function publish(folders: StateFolders, temporary: string, kernel: UnpackedKerne
   // World-readable: QEMU runs as an unprivileged user, and a sandbox cannot write what it cannot open for writing.
   for (const name of files) chmodSync(join(temporary, name), 0o444);
   chmodSync(temporary, 0o755);
-  rmSync(folder, { recursive: true, force: true });
-  renameSync(temporary, folder);
+  if (!holds(folder, hashes)) {
+    rmSync(folder, { recursive: true, force: true });
+    renameSync(temporary, folder);
+  }
   const pointers = join(folders.data, "guest/by-inputs");
   mkdirSync(pointers, { recursive: true });
   writeFileAtomic(join(pointers, fingerprint(kernel)), id);
   return image;
+}
+
+/** True when the same bytes are there already, made from inputs that only look different; running sandboxes may be about to open them. */
+function holds(folder: string, hashes: GuestImage["hashes"]): boolean {
+  const { kernelPath, initramfsPath, rootImagePath } = filesIn(folder);
+  return existsSync(join(folder, "manifest.json")) && [kernelPath, initramfsPath, rootImagePath].every((path, index) => existsSync(path) && sha256(readFileSync(path)) === hashes[index]);
 }
 
 function makeInitramfs(kernel: UnpackedKernel, modules: ModuleIndex): Buffer {
@@ -185,8 +200,19 @@ async function stageRoot(staging: string, kernel: UnpackedKernel, modules: Modul
   await runProcess("depmod", ["-b", join(staging, "usr"), kernel.release]).catch(async () => runProcess("depmod", ["-b", staging, kernel.release]));
   // Symbols for debuggers are a seventh of Node's size; without `strip` the image is just larger.
   await runProcess("strip", [join(staging, "usr/bin/node")]).catch(() => undefined);
+  settleModes(staging);
   utimesSync(staging, 0, 0);
   return files.map(({ target }) => ({ path: target, bytes: statSync(join(staging, target)).size }));
+}
+
+/** Folders, and files that tools have made, have the caller's umask; the image is to be the same for everybody. */
+function settleModes(folder: string): void {
+  chmodSync(folder, 0o755);
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) settleModes(path);
+    else if (entry.isFile()) chmodSync(path, (statSync(path).mode & 0o100) === 0 ? 0o644 : 0o755);
+  }
 }
 
 /** `exec --vm` gives a shell in the guest itself: busybox's applets under their names, where nothing better has the name. */
