@@ -6,6 +6,7 @@ import { createContainer } from "../host/containers/create-container.ts";
 import { prepareHost } from "../host/containers/prepare-host.ts";
 import { prepareContainer, type PreparedContainer, type StdioPlan } from "../host/containers/start-container.ts";
 import type { ContainerOptions } from "../host/containers/container-options.ts";
+import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage } from "../host/storage/images/pull.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
@@ -13,14 +14,16 @@ import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.t
 import { Progress } from "./format/progress.ts";
 import { runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
 
-/** Longest start: a cold boot under emulation on a busy machine, and making the container. */
-const startTimeoutMs = 180_000;
+/** Longest making of a container in a sandbox that is up. */
+const createTimeoutMs = 60_000;
 
 /** How a command wants its container made and started. */
 export interface LaunchOptions {
   readonly folders: StateFolders;
   readonly quiet: boolean;
   readonly debug: boolean;
+  /** Longest start of the sandbox. Default {@link defaultStartTimeoutMs}. */
+  readonly startTimeoutMs?: number | undefined;
 }
 
 /** Makes a container on disk; its image is fetched first if it is not here. */
@@ -38,11 +41,12 @@ export async function makeContainer(options: ContainerOptions, launch: LaunchOpt
 export async function bootContainer(record: ContainerRecord, launch: LaunchOptions, stdio: StdioPlan, wait: WaitOptions): Promise<PreparedContainer> {
   const progress = new Progress({ quiet: launch.quiet });
   try {
-    const { setup, notes } = await prepareHost(launch.folders, { debug: launch.debug, coldBoot: record.coldBoot, onProgress: progress.step });
+    const startTimeoutMs = launch.startTimeoutMs ?? defaultStartTimeoutMs;
+    const { setup, notes } = await prepareHost(launch.folders, { startTimeoutMs, debug: launch.debug, coldBoot: record.coldBoot, onProgress: progress.step });
     progress.done();
     if (!launch.quiet) for (const note of notes) process.stderr.write(`casemate: ${note}\n`);
     if (process.stderr.isTTY) progress.step("starting the sandbox");
-    const prepared = await prepareContainer(record, setup, stdio, { timeoutMs: startTimeoutMs, ...wait });
+    const prepared = await prepareContainer(record, setup, stdio, { timeoutMs: startTimeoutMs + createTimeoutMs, ...wait });
     progress.done();
     if (!launch.quiet) for (const warning of prepared.warnings) process.stderr.write(`casemate: warning: ${warning}\n`);
     return prepared;

@@ -10,8 +10,10 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { stateFolders } from "../../src/host/store/paths.ts";
 import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
+import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
+import { shareGuest } from "../support/cli.ts";
 import { requires } from "../support/requires.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -45,7 +47,7 @@ async function install(cwd: string, options: readonly string[]): Promise<void> {
 test("the tarball holds what a run needs, and nothing of the checkout beside", async () => {
   const { stdout } = await runProcess("tar", ["-tzf", tarball]);
   const files = stdout.toString().trim().split("\n").map((name) => name.replace(/^package\//, ""));
-  for (const needed of ["package.json", "bin/casemate", "bin/owner-supervisor", "dist/cli.js", "dist/owner.js", "dist/agent.js", "guest-image/init"]) assert.ok(files.includes(needed), `${needed} is missing`);
+  for (const needed of ["package.json", "bin/casemate", "bin/owner-supervisor", "bin/template-holder", "dist/cli.js", "dist/owner.js", "dist/template.js", "dist/agent.js", "guest-image/init"]) assert.ok(files.includes(needed), `${needed} is missing`);
   assert.deepEqual(files.filter((name) => !/^(bin|dist|guest-image)\//.test(name) && !["package.json", "README.md", "CHANGELOG.md", "LICENSE"].includes(name)), []);
   assert.deepEqual(files.filter((name) => /node_modules|\.test\.|(?<!\.d)\.ts$/.test(name)), []);
 });
@@ -108,7 +110,7 @@ test("an install without its Node says so", async () => {
 test("a container runs from a global install, its owner and its guest with that Node", { skip: requires("root"), timeout: 3 * bootTimeoutMs }, async () => {
   const data = mkdtempSync("/tmp/cm-");
   const casemate = async (...args: readonly string[]): Promise<string> => (await runProcess(join(prefix, "bin/casemate"), ["--root", data, ...args], { timeoutMs: bootTimeoutMs, env: { PATH: process.env["PATH"], HOME: folder, ...hostile } })).stdout.toString().trim();
-  symlinkSync(join(stateFolders(undefined).data, "guest"), join(data, "guest"));
+  shareGuest(data);
   try {
     await casemate("run", "-d", "--network", "none", "--name", "installed", "busybox", "sleep", "100000");
     assert.equal(await casemate("exec", "--vm", "installed", "/usr/bin/node", "--version"), `v${nodeVersion}`);
@@ -119,6 +121,7 @@ test("a container runs from a global install, its owner and its guest with that 
     await eventually("the end of the owner", () => (findTaggedProcesses(`${inspected.Sandbox.id}/owner`).length === 0 ? true : undefined), { timeoutMs: 10_000 });
   } finally {
     await casemate("rm", "-f", "installed").catch(() => undefined);
+    await releaseTemplateMemory(stateFolders(data));
     rmSync(data, { recursive: true, force: true });
   }
 });

@@ -5,6 +5,7 @@ import { RuntimeError } from "../../src/shared/base/errors.ts";
 /** A VM without a guest: knows what is plugged and how large it is, ends when it is told to, refuses what a VM that is gone refuses. */
 export class VmDouble implements VirtualMachine {
   readonly accelerator = "tcg";
+  consoleTail = "";
   readonly startedBy: "cold" | "template";
   readonly identity = { pid: 1, startTimeTicks: -1 };
   readonly limits = { memoryBytes: 8 * 1024 ** 3, vcpuCount: 4 };

@@ -145,6 +145,14 @@ function checkedSignal(name: string): string {
   return name;
 }
 
+/** For commands that start a sandbox. */
+export const startTimeoutOption = ["--start-timeout <seconds>", "longest start of the VM, up to its agent's answer; default: 120"] as const;
+
+/** @throws RuntimeError `invalid_argument`. Undefined: the default. */
+export function toStartTimeoutMs(text: string | undefined): number | undefined {
+  return text === undefined ? undefined : toNumber(text, "--start-timeout") * 1_000;
+}
+
 function toNumber(text: string, option: string): number {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value) || value < 0) throw new RuntimeError("invalid_argument", `${option} "${text}": must be a number`, { reason: "bad_number" });

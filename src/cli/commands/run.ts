@@ -3,12 +3,13 @@ import { foldersOf, globalOptions } from "../command.ts";
 import { discard, makeContainer, runToExit, startAndFollow, type LaunchOptions } from "../launch.ts";
 import { requireTerminal } from "../terminal/session.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
-import { defineRunOptions, toContainerOptions, type RunFlags } from "./run-options.ts";
+import { defineRunOptions, startTimeoutOption, toContainerOptions, toStartTimeoutMs, type RunFlags } from "./run-options.ts";
 
 interface Flags extends RunFlags {
   readonly detach?: boolean;
   readonly detachKeys?: string;
   readonly sigProxy: boolean;
+  readonly startTimeout?: string;
 }
 
 export function define(command: Command): void {
@@ -16,13 +17,14 @@ export function define(command: Command): void {
     .option("-d, --detach", "leave the container running and print its id")
     .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
     .option("--no-sig-proxy", "do not pass signals on to the container")
+    .option(...startTimeoutOption)
     .addHelpText("after", "\nExamples:\n  casemate run --rm -it busybox\n  echo data | casemate run --rm -i busybox cat\n  casemate run -d --name web -p 8080:80 -v .:/www:ro busybox httpd -f -h /www")
     .action(run);
 }
 
 async function run(image: string, args: readonly string[], flags: Flags, command: Command): Promise<void> {
   const folders = foldersOf(command);
-  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false };
+  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
   const options = toContainerOptions(image, args, flags, folders);
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });

@@ -5,6 +5,7 @@ import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { runToExit, startAndFollow } from "../launch.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
+import { startTimeoutOption, toStartTimeoutMs } from "./run-options.ts";
 import { forEach } from "./each.ts";
 
 interface Flags {
@@ -12,6 +13,7 @@ interface Flags {
   readonly interactive?: boolean;
   readonly detachKeys?: string;
   readonly quiet?: boolean;
+  readonly startTimeout?: string;
 }
 
 export function define(command: Command): void {
@@ -20,11 +22,12 @@ export function define(command: Command): void {
     .option("-a, --attach", "show output and pass signals on until the container ends")
     .option("-i, --interactive", "pass standard input on")
     .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
+    .option(...startTimeoutOption)
     .option("-q, --quiet", "print no notes about the VM")
     .addHelpText("after", "\nExample:\n  casemate start -ai job                 run it again, on this terminal")
     .action(async (names: readonly string[], flags: Flags) => {
       const folders = foldersOf(command);
-      const launch = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false };
+      const launch = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
       const follow = flags.attach === true || flags.interactive === true;
       const [name = ""] = names;
       const store = new ContainerStore(folders);

@@ -82,6 +82,12 @@ export async function removeContainer(folders: StateFolders, record: ContainerRe
   store.remove(record);
 }
 
+/** Ends what there is of a sandbox whose start has failed or was given up; when this returns it is gone. */
+export async function abandonSandbox(folders: StateFolders, record: ContainerRecord): Promise<void> {
+  await endSandbox(folders, record);
+  await untilSandboxGone(folders, record.sandboxId);
+}
+
 /** Ends a container's sandbox by force, whatever state its owner is in. */
 async function endSandbox(folders: StateFolders, record: ContainerRecord): Promise<void> {
   const { ownerLock } = sandboxPaths(folders, record.sandboxId);

@@ -11,8 +11,6 @@ import { templateKey } from "../template/template-key.ts";
 import { readTemplate } from "../template/template-store.ts";
 import type { TemplateRequest } from "./make-template.ts";
 
-/** Whoever waits longer for somebody else's template boots cold. */
-const waitTimeoutMs = 120_000;
 /** After a failure nobody tries again for this long. */
 const retryAfterMs = 10 * 60_000;
 const pollMs = 50;
@@ -29,8 +27,8 @@ export function templateKeyFor({ guestImage, accelerator }: TemplateSource): str
   return templateKey({ guestImageId: guestImage.id, accelerator, machine: machineFacts(accelerator) });
 }
 
-/** The template for this host; made now if there is none, by a process of its own that many may wait for. */
-export async function ensureTemplate(source: TemplateSource, onProgress: (what: string) => void, options: WaitOptions = {}): Promise<TemplateChoice> {
+/** The template for this host; made now if there is none, by a process of its own that many may wait for. Whoever waits longer than the time boots cold. */
+export async function ensureTemplate(source: TemplateSource, onProgress: (what: string) => void, options: WaitOptions & { readonly timeoutMs: number }): Promise<TemplateChoice> {
   const key = templateKeyFor(source);
   const { folders } = source;
   if (readTemplate(folders, key) !== undefined) return { key };
@@ -45,10 +43,10 @@ export async function ensureTemplate(source: TemplateSource, onProgress: (what: 
       if (over && !isFlocked(makerLock)) return { key: undefined, why: recentFailure(makerLog) ?? "its maker ended without a word" };
       onProgress(`making a template for fast starts (once): ${progressOf(makerLog)}`);
       return undefined;
-    }, { timeoutMs: waitTimeoutMs, ...options, intervalMs: pollMs });
+    }, { ...options, intervalMs: pollMs });
   } catch (error) {
     if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
-    return { key: undefined, why: `it is not made within ${waitTimeoutMs / 1000} s` };
+    return { key: undefined, why: `it is not made within ${options.timeoutMs / 1000} s` };
   }
 }
 

@@ -4,7 +4,7 @@ import { Deadline, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { CreateOptionsSchema } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
-import type { GuestImage } from "../guest-image/guest-image.ts";
+import { verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts";
 import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
@@ -13,7 +13,7 @@ import { sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-confi
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import { containerPaths, type StateFolders } from "../store/paths.ts";
 import { readPresentStatus } from "../store/present-status.ts";
-import { untilSandboxGone } from "./end-container.ts";
+import { abandonSandbox, untilSandboxGone } from "./end-container.ts";
 
 /** What every start on this host has in common. */
 export interface HostSetup {
@@ -22,6 +22,8 @@ export interface HostSetup {
   readonly accelerator: Accelerator;
   /** Key of the template to start from; undefined: boot cold. */
   readonly template: string | undefined;
+  /** Longest start of a sandbox, up to its agent's answer. */
+  readonly startTimeoutMs: number;
   readonly debug: boolean;
 }
 
@@ -54,8 +56,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const deadline = Deadline.after(options.timeoutMs);
   const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
   const disk = containerPaths(folders, record.containerId).disk;
-  // Side by side: the disk is small work, the boot is long.
-  const [warnings] = await Promise.all([startOwner(sandboxConfig(record, setup), remaining()), ensureWritableLayer(folders, disk)]);
+  const warnings = await startWithDisk(record, setup, disk, remaining());
   const client = await connectOwner(folders, record.sandboxId);
   try {
     await options.onConnected?.(client);
@@ -85,6 +86,37 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   }
 }
 
+/** Side by side: the disk is small work, the boot is long. */
+async function startWithDisk(record: ContainerRecord, setup: HostSetup, disk: string, wait: WaitOptions): Promise<readonly string[]> {
+  const noDisk = new AbortController();
+  const signal = AbortSignal.any([noDisk.signal, ...(wait.signal === undefined ? [] : [wait.signal])]);
+  const [layer, start] = await Promise.allSettled([
+    ensureWritableLayer(setup.folders, disk, wait).catch((error: unknown) => {
+      noDisk.abort(error);
+      throw error;
+    }),
+    startSandbox(record, setup, { ...wait, signal }),
+  ]);
+  if (layer.status === "rejected") throw layer.reason;
+  if (start.status === "rejected") throw start.reason;
+  return start.value;
+}
+
+/** Failures of a start that a guest image which is not what it was can cause. */
+const guestFailures: readonly (string | undefined)[] = ["vmm_died", "agent_silent"];
+
+/** Starts the owner; when that fails, nothing of the sandbox is left when the error arrives. */
+async function startSandbox(record: ContainerRecord, setup: HostSetup, wait: WaitOptions): Promise<readonly string[]> {
+  try {
+    return await startOwner(sandboxConfig(record, setup), wait);
+  } catch (error) {
+    await abandonSandbox(setup.folders, record);
+    // Hashing takes a second, so nobody does it before a start; afterwards it may be the whole answer.
+    if (RuntimeError.is(error) && guestFailures.includes(error.reason)) verifyGuestImage(setup.guestImage, error);
+    throw error;
+  }
+}
+
 function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig {
   const { guestImage } = setup;
   return {
@@ -102,6 +134,7 @@ function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig
     network: record.network,
     ports: record.ports,
     template: setup.template,
+    startTimeoutMs: setup.startTimeoutMs,
     debug: setup.debug,
   };
 }

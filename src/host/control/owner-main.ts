@@ -7,12 +7,13 @@ import { RuntimeError, codeOf, describeError, isErrnoException } from "../../sha
 import { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { peerCredentials } from "../../shared/linux/peer-credentials.ts";
+import { listenUnix } from "../../shared/linux/unix-socket.ts";
 import { Owner as OwnerApi } from "../../shared/protocol/gen/owner_pb.ts";
 import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcServer } from "../../shared/ttrpc/server.ts";
 import { drivers } from "../assemble.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
-import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { defaultStartTimeoutMs, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths } from "../store/paths.ts";
@@ -23,8 +24,8 @@ import { releaseHeld } from "./lost-sandbox.ts";
 import { removeSandboxFolder } from "./sweep.ts";
 import { taskService } from "./task-service.ts";
 
-/** Longest start of a sandbox. A cold boot under emulation on a busy machine takes some 20 s. */
-const startTimeoutMs = 120_000;
+/** Time a sandbox gets to end politely when its owner is told to. */
+const stopTimeoutMs = 12_000;
 const readyFd = 3;
 
 async function main(folder: string): Promise<void> {
@@ -45,9 +46,9 @@ async function main(folder: string): Promise<void> {
   const giveUp = new AbortController();
   const owner = new Owner(starting.promise, giveUp, store, log);
   const server = serve(owner, paths.ownerSocket);
-  process.on("SIGTERM", () => void owner.finish(startTimeoutMs / 10));
+  process.on("SIGTERM", () => void owner.finish(stopTimeoutMs));
   try {
-    const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: startTimeoutMs, signal: giveUp.signal });
+    const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal });
     starting.resolve(sandbox);
     for (const warning of sandbox.warnings) log.warn(warning);
     // Whoever started us was killed while the sandbox came up: nobody knows of it.
@@ -80,7 +81,7 @@ function serve(owner: Owner, socketPath: string): { close(): void } {
     services.serve(socket).finally(() => owner.connectionClosed()).catch((error: unknown) => owner.log.debug("connection ended", { error: describeError(error) }));
   });
   const umask = process.umask(0o177);
-  server.listen({ path: socketPath });
+  server.listen({ fd: listenUnix(socketPath) }); // not by its path, which may be longer than an address of a socket
   process.umask(umask);
   return { close: () => { server.close(); } };
 }

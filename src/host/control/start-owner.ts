@@ -67,7 +67,7 @@ async function readReadyLine(stream: Readable, ownerLog: string): Promise<readon
     text += String(chunk);
     if (text.includes("\n")) break;
   }
-  if (!text.includes("\n")) throw new RuntimeError("unavailable", `the owner ended before the sandbox was up: ${readTail(ownerLog)}`, { reason: "owner_died" });
+  if (!text.includes("\n")) throw new RuntimeError("unavailable", `the owner ended before the sandbox was up: ${readTail(ownerLog)}`, { reason: "owner_died", hint: "try again; if it stays, the end of the owner's log above says why" });
   const line = JSON.parse(text) as ReadyLine; // written by owner-main.ts of the same package
   if (line.error !== undefined) throw new RuntimeError(line.error.code, line.error.message, { reason: line.error.reason, hint: line.error.hint });
   return line.warnings ?? [];

@@ -64,6 +64,8 @@ export interface VirtualMachine {
   readonly identity: ProcessIdentity;
   readonly startedBy: "cold" | "template";
   readonly limits: VmLimits;
+  /** The last lines of the guest's console, at most 4 KiB, for error messages. */
+  readonly consoleTail: string;
   /** Resolves within milliseconds of the VMM's end; never rejects. */
   readonly exited: Promise<VmExit>;
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk>;

@@ -26,10 +26,14 @@ export interface SandboxConfig {
   readonly template?: string | undefined;
   /** This sandbox becomes a template itself: it is given no identity, network or size of its own. */
   readonly pristine?: boolean | undefined;
+  /** Longest start. Default {@link defaultStartTimeoutMs}. */
+  readonly startTimeoutMs?: number;
   /** Log at debug level. */
   readonly debug: boolean;
 }
 
+/** Longest start when nobody says otherwise. A cold boot under emulation on a busy machine takes some 20 s. */
+export const defaultStartTimeoutMs = 120_000;
 /** Memory every VM boots with; what a sandbox needs beyond it is plugged. 256 MiB is what the guest boots in comfortably. */
 export const bootMemoryBytes = 256 * 1024 * 1024;
 /** Plugged memory grows in these steps (virtio-mem's block size on x86_64 with 4 KiB pages is 2 MiB; 128 MiB keeps the guest's memory blocks whole). */

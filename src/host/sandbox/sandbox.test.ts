@@ -34,7 +34,7 @@ test("create() takes its steps in order, and stop() gives everything back", asyn
 
 test("create() gives up in time on an agent that never greets", async () => {
   using fixture = await SandboxFixture.open({ agentGreets: false });
-  await assert.rejects(fixture.create(200), failsWith("deadline_exceeded", /^create sandbox "s1": connect to the agent: wait for the agent/));
+  await assert.rejects(fixture.create(200), failsWith("deadline_exceeded", /^create sandbox "s1": connect to the agent: the guest.s agent did not answer in time$/));
   assert.deepEqual(fixture.held, []);
 });
 

@@ -6,6 +6,7 @@ import type { Step } from "../../shared/base/steps.ts";
 import { withUndo } from "../../shared/base/undo.ts";
 import type { SandboxBuild } from "./create-sandbox.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
+import { orSilence } from "./vm-death.ts";
 
 /** Version of casemate.v1.Guest that this host speaks (docs/compatibility.md). */
 const guestProtocolVersion = 1;
@@ -15,7 +16,7 @@ const restoreTimeoutMs = 10_000;
 /** Connects to the agent, and gives the guest what it must not share with others that began as the same bytes: before anything of the user's runs. */
 const meetGuestSteps: readonly Step<SandboxBuild>[] = [
   { name: "connect to the agent", run: connect },
-  { name: "greet the agent", run: async (build, wait) => { build.hello = await build.connection.guest.hello({ protocolVersion: guestProtocolVersion }, wait); } },
+  { name: "greet the agent", run: async (build, wait) => { build.hello = await orSilence(build.vm, build.connection.guest.hello({ protocolVersion: guestProtocolVersion }, wait)); } },
   { name: "refresh the guest", when: ({ config }) => config.pristine !== true, run: ({ connection, config }, wait) => connection.guest.refresh(newIdentity(config), wait) },
 ];
 
@@ -57,7 +58,7 @@ export async function startGuest(build: SandboxBuild, log: Logger): Promise<void
 }
 
 async function connect(build: SandboxBuild, wait: WaitOptions): Promise<void> {
-  const connection = await build.surroundings.drivers.connectAgent(build.config, wait);
+  const connection = await orSilence(build.vm, build.surroundings.drivers.connectAgent(build.config, wait));
   build.undo.add("agent connection", () => connection.close());
   build.connection = connection;
 }

@@ -26,6 +26,20 @@ export function raceDeath(vm: VirtualMachine): StepGuard {
 /** The error of whatever waited for a VM that ended. */
 function vmDied(exit: VmExit): RuntimeError {
   const how = exit.process.signal ?? `exit code ${exit.process.exitCode ?? "unknown"}`;
-  const tail = exit.consoleTail.trim();
-  return new RuntimeError("unavailable", `the VM ${exit.reason === "died" ? `died (${how})` : exit.reason.replace("_", " ")}${tail === "" ? "" : `; end of its console:\n${tail}`}`, { reason: "vmm_died", hint: "see the guest's console above and vmm.log in the sandbox's folder" });
+  return new RuntimeError("unavailable", `the VM ${exit.reason === "died" ? `died (${how})` : exit.reason.replace("_", " ")}${lastWords(exit.consoleTail)}`, { reason: "vmm_died", hint: "`casemate check` says what this machine lacks, `dmesg` whether it ran out of memory" });
+}
+
+/** Waits for the agent of a VM that runs. One that says nothing is told with the end of the guest's console, which is all that is known of it. */
+export async function orSilence<T>(vm: VirtualMachine, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+    throw new RuntimeError("deadline_exceeded", `the guest's agent did not answer in time${lastWords(vm.consoleTail)}`, { reason: "agent_silent", hint: "give it more time with --start-timeout, or see what `casemate check` says" });
+  }
+}
+
+function lastWords(consoleTail: string): string {
+  const tail = consoleTail.trim();
+  return tail === "" ? "" : `; end of its console:\n${tail}`;
 }

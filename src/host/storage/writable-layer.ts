@@ -5,6 +5,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
 import type { StateFolders } from "../store/paths.ts";
+import { storageError } from "../store/storage-error.ts";
 
 /** Most a container can write beside its image when the configuration says nothing; the file is as large as what was written. */
 export const defaultLayerBytes = 10 * 1024 * 1024 * 1024;
@@ -34,7 +35,7 @@ export async function ensureWritableLayer(folders: StateFolders, path: string, o
     // Holes stay holes; where the file system can, not even the 100 KiB of metadata are copied.
     await makeFile(path, (draft) => runProcess("cp", ["--sparse=always", "--reflink=auto", "--", base, draft], limited(options)));
   } catch (error) {
-    throw RuntimeError.wrap(error, `make writable layer "${path}"`);
+    throw storageError(error, `make writable layer "${path}"`);
   }
 }
 

@@ -1,9 +1,10 @@
-import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { containerPaths, type StateFolders } from "./paths.ts";
 import { readStateFile } from "./state-file.ts";
+import { storageError } from "./storage-error.ts";
 
 /** A port as the user asked for it. */
 export interface PublishRequest {
@@ -120,13 +121,7 @@ export class ContainerStore {
   create(record: ContainerRecord, spec: object): void {
     if (!namePattern.test(record.name)) throw new RuntimeError("invalid_argument", `container name "${record.name}": only letters, digits, "_", "." and "-" are allowed, beginning with a letter or digit`, { reason: "bad_name" });
     const paths = containerPaths(this.folders, record.containerId);
-    mkdirSync(this.#namesFolder, { recursive: true, mode: 0o700 });
-    try {
-      writeFileSync(join(this.#namesFolder, record.name), record.containerId, { flag: "wx", mode: 0o600 });
-    } catch (error) {
-      if (!isErrnoException(error, "EEXIST")) throw RuntimeError.wrap(error, `claim name "${record.name}"`);
-      throw new RuntimeError("already_exists", `container name "${record.name}" is in use by container "${this.#nameOwner(record.name)}"`, { reason: "name_taken", hint: `remove it with "casemate rm ${record.name}" or choose another name` });
-    }
+    this.#claimName(record);
     try {
       mkdirSync(paths.folder, { recursive: true, mode: 0o700 });
       writeFileAtomic(paths.spec, JSON.stringify(spec, undefined, 1));
@@ -134,7 +129,7 @@ export class ContainerStore {
       writeFileAtomic(paths.record, JSON.stringify(record, undefined, 1));
     } catch (error) {
       this.remove(record);
-      throw RuntimeError.wrap(error, `write files of container "${record.name}"`);
+      throw storageError(error, `write files of container "${record.name}"`);
     }
   }
 
@@ -191,6 +186,22 @@ export class ContainerStore {
     if (only === undefined) throw new RuntimeError("not_found", `no such container: ${nameOrId}`, { reason: "container_not_found", hint: "`casemate ps -a` lists the containers" });
     if (matches.length > 1) throw new RuntimeError("invalid_argument", `id prefix "${nameOrId}" is ambiguous: ${matches.length} containers begin with it`, { reason: "ambiguous_id" });
     return only;
+  }
+
+  #claimName({ name, containerId }: ContainerRecord): void {
+    const path = join(this.#namesFolder, name);
+    const draft = join(this.#namesFolder, `.${containerId}`); // no name begins with a dot
+    try {
+      mkdirSync(this.#namesFolder, { recursive: true, mode: 0o700 });
+      // Written under another name first: on a full disk a claim without its owner would stay for good.
+      writeFileSync(draft, containerId, { mode: 0o600 });
+      linkSync(draft, path);
+    } catch (error) {
+      if (!isErrnoException(error, "EEXIST")) throw storageError(error, `claim name "${name}"`);
+      throw new RuntimeError("already_exists", `container name "${name}" is in use by container "${this.#nameOwner(name)}"`, { reason: "name_taken", hint: `remove it with "casemate rm ${name}" or choose another name` });
+    } finally {
+      rmSync(draft, { force: true });
+    }
   }
 
   get #namesFolder(): string {

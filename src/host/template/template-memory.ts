@@ -67,7 +67,7 @@ export async function holdTemplateMemory(folders: StateFolders, template: Templa
   mkdirSync(paths.run, { recursive: true, mode: 0o700 });
   await underLock(paths.holderLock, {}, async () => {
     sealMemoryFile(memoryFd);
-    await endHolder(paths.holder, template.key);
+    await endHolder(paths, template.key);
     await startHolder(paths, template.key, memoryFd);
   });
 }
@@ -76,7 +76,7 @@ export async function holdTemplateMemory(folders: StateFolders, template: Templa
 export async function releaseTemplateMemory(folders: StateFolders, key?: string): Promise<void> {
   const run = join(folders.run, "templates");
   const keys = key === undefined && existsSync(run) ? readdirSync(run, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name) : [key ?? []].flat();
-  for (const one of keys) await endHolder(templatePaths(folders, one).holder, one);
+  for (const one of keys) await endHolder(templatePaths(folders, one), one);
 }
 
 async function fill(folders: StateFolders, template: Template): Promise<number> {
@@ -99,19 +99,20 @@ async function fill(folders: StateFolders, template: Template): Promise<number> 
 
 async function startHolder(paths: ReturnType<typeof templatePaths>, key: string, memoryFd: number): Promise<void> {
   const holder = await startProcess(join(packageRoot(), "bin/template-holder"), [paths.use, String(idleSeconds)], {
-    stdio: ["ignore", "ignore", "ignore", memoryFd], cwd: "/", env: taggedEnvironment(token(key)),
+    stdio: ["ignore", "ignore", "ignore", memoryFd], cwd: "/", env: taggedEnvironment(token(paths, key)),
   });
   holder.child.unref();
   writeFileAtomic(paths.holder, JSON.stringify(holder.identity));
 }
 
-async function endHolder(path: string, key: string): Promise<void> {
-  const identity = readHolder(path);
-  if (identity !== undefined) await endTaggedProcesses({ kind: "template-holder", name: key, token: token(key), identity }, 0);
+async function endHolder(paths: ReturnType<typeof templatePaths>, key: string): Promise<void> {
+  const identity = readHolder(paths.holder);
+  if (identity !== undefined) await endTaggedProcesses({ kind: "template-holder", name: key, token: token(paths, key), identity }, 0);
 }
 
-function token(key: string): string {
-  return `template/${key}`;
+/** With the folder, because one template may be in use from several of them. */
+function token(paths: ReturnType<typeof templatePaths>, key: string): string {
+  return `template/${key}${paths.run}`;
 }
 
 /** The held memory; undefined without a living holder. */

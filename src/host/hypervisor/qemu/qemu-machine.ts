@@ -83,6 +83,10 @@ export class QemuMachine implements VirtualMachine {
     }
   }
 
+  get consoleTail(): string {
+    return this.#console.tail;
+  }
+
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk> {
     return this.#hotPlug.plugDisk(disk, options);
   }

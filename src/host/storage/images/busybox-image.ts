@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "no
 import { join } from "node:path";
 import { runProcess } from "../../../shared/linux/run-process.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
+import { storageError } from "../../store/storage-error.ts";
 import type { ImageStore, StoredImage } from "./image-store.ts";
 import { encodeHeader, tarEnd, tarPadding } from "./tar-writer.ts";
 
@@ -24,7 +25,7 @@ export async function ensureBusyboxImage(store: ImageStore): Promise<StoredImage
   if (stored !== undefined && (await store.open(stored)).config.labels["casemate.busybox"] === made) return stored;
   const applets = (await runProcess(program, ["--list"])).stdout.toString().split("\n").filter((name) => name !== "" && name !== "busybox");
   const layer = busyboxLayer(readFileSync(program), applets);
-  return store.withTemporaryFolder("busybox", {}, async (folder) => {
+  const making = store.withTemporaryFolder("busybox", {}, async (folder) => {
     const write = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
       const hex = createHash("sha256").update(bytes).digest("hex");
       mkdirSync(join(folder, "sha256"), { recursive: true });
@@ -47,6 +48,7 @@ export async function ensureBusyboxImage(store: ImageStore): Promise<StoredImage
     })));
     return store.add(busyboxImageName, manifest.digest, folder);
   });
+  return making.catch((error: unknown) => { throw storageError(error, `make image "${busyboxImageName}"`); });
 }
 
 const folders: readonly (readonly [string, number])[] = [

@@ -8,6 +8,7 @@ import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../../shared/linux/flock.ts";
 import { readStateFile } from "../../store/state-file.ts";
 import type { StateFolders } from "../../store/paths.ts";
+import { storageError } from "../../store/storage-error.ts";
 import { parseImageConfig, parseImageManifest, type ImageConfig } from "./image-config.ts";
 import { localCandidates } from "./image-name.ts";
 import { makeRootImage, rootFileSystem } from "./root-image.ts";
@@ -36,7 +37,6 @@ interface Index { readonly version: 1; readonly images: readonly StoredImage[] }
 
 /** Making a large image takes minutes; whoever waits for it waits as long. */
 const lockTimeoutMs = 30 * 60_000;
-export const diskFullHint = "free some space, for example with `casemate rmi`";
 
 /** Container images on this machine: blobs by digest, an index of names, and one root file system per image. */
 export class ImageStore {
@@ -277,12 +277,6 @@ export class ImageStore {
       this.#unlock(name, lock);
     }
   }
-}
-
-/** Names the step that failed; for a full disk also what to do. */
-export function storageError(error: unknown, step: string): RuntimeError {
-  const wrapped = RuntimeError.wrap(error, step);
-  return wrapped.code === "resource_exhausted" && wrapped.reason === undefined ? new RuntimeError(wrapped.code, step, { cause: error, reason: "disk_full", hint: diskFullHint }) : wrapped;
 }
 
 function namesIn(folder: string): string[] {

@@ -5,9 +5,10 @@ import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException, type ErrorCode, type ErrorDetails } from "../../../shared/base/errors.ts";
 import { cleanEnvironment, runProcess } from "../../../shared/linux/run-process.ts";
 import type { StateFolders } from "../../store/paths.ts";
+import { diskFullHint, storageError } from "../../store/storage-error.ts";
 import { busyboxImageName, ensureBusyboxImage } from "./busybox-image.ts";
 import { formatImageName, parseImageName } from "./image-name.ts";
-import { ImageStore, diskFullHint, storageError, type RunnableImage, type StoredImage } from "./image-store.ts";
+import { ImageStore, type RunnableImage, type StoredImage } from "./image-store.ts";
 
 /** Options of {@link pullImage} and {@link ensureImage}. */
 export interface PullOptions extends WaitOptions {
@@ -121,6 +122,7 @@ interface Meaning extends Required<Pick<ErrorDetails, "reason" | "hint">> {
 const meanings: readonly Meaning[] = [
   { pattern: /failed to execute skopeo/, code: "not_found", reason: "tool_missing", hint: "apt-get install --no-install-recommends skopeo" },
   { pattern: /no space left|disk quota exceeded/i, code: "resource_exhausted", reason: "disk_full", hint: diskFullHint },
+  { pattern: /invalid reference format/i, code: "invalid_argument", reason: "bad_image_name", hint: "write [REGISTRY/]NAME[:TAG], for example docker.io/library/alpine:3" },
   { pattern: /permission denied/i, code: "permission_denied", reason: "file_not_permitted", hint: "check who may read and write what the message names" },
   { pattern: /manifest unknown|name unknown|not found|no such file|does not exist|reference .* does not|no such image|no descriptor found/i, code: "not_found", reason: "image_not_found", hint: "check the name; `casemate images` lists what is here, and busybox needs no registry" },
   { pattern: /unauthorized|authentication required|denied/i, code: "unauthenticated", reason: "image_access_denied", hint: "check the name, or log in with `skopeo login REGISTRY`" },

@@ -53,6 +53,7 @@ export function prepareVolumeSource({ source, type }: ContainerVolume): void {
     const stat = statSync(source);
     if (!stat.isDirectory() && !stat.isFile()) throw badSource(source);
   } catch (error) {
+    if (isErrnoException(error, "ENOTDIR")) throw new RuntimeError("failed_precondition", `${step}: a part of the path is a file`, { cause: error, reason: "bad_source", hint: "check the path" });
     if (!isErrnoException(error, "ENOENT")) throw RuntimeError.wrap(error, step);
     if (isDanglingLink(source)) throw new RuntimeError("failed_precondition", `${step}: is a symbolic link to nothing`, { cause: error, reason: "bad_source", hint: "make what it points to, or share another folder" });
     try {
