@@ -50,11 +50,11 @@ export function watchHost(options: CleanOptions = {}): HostWatch {
 
 /**
  * Makes what the system's own tools make for themselves at their first use on a machine and keep for
- * ever, so that no test is the one that brings it: mount(8)'s folder, and iproute2's, which is a mount.
+ * ever, so that no test is the one that brings it: the folders of mount(8) and crun, and iproute2's, which is a mount.
  */
 function makeFirstUseTraces(): void {
   if (process.geteuid?.() !== 0) return; // an ordinary user's tools leave nothing there
-  mkdirSync("/run/mount", { recursive: true });
+  for (const folder of ["/run/mount", "/run/crun"]) mkdirSync(folder, { recursive: true });
   const name = `cm-first-use-${process.pid}`;
   for (const verb of ["add", "delete"]) {
     const { status, stderr } = spawnSync("ip", ["netns", verb, name], { encoding: "utf8" });

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type RunResult, runProcess } from "../../src/shared/linux/run-process.ts";
 
@@ -13,9 +13,11 @@ const timeoutMs = 60_000;
 export class Podman {
   readonly #folder: string;
   readonly #env: NodeJS.ProcessEnv;
+  readonly #storage: readonly string[];
 
   private constructor(folder: string) {
     this.#folder = folder;
+    this.#storage = ["--root", join(folder, "storage"), "--runroot", join(folder, "run"), "--storage-driver", "overlay"];
     this.#env = { ...process.env, CONTAINERS_CONF: join(folder, "containers.conf") };
   }
 
@@ -36,8 +38,25 @@ export class Podman {
 
   /** Runs `podman ARGS...`, which may end with one of the given codes. */
   async run(args: readonly string[], okExitCodes: readonly number[] = [0]): Promise<RunResult> {
-    const storage = ["--root", join(this.#folder, "storage"), "--runroot", join(this.#folder, "run"), "--storage-driver", "overlay"];
-    return runProcess("podman", [...storage, ...args], { timeoutMs, env: this.#env, okExitCodes });
+    return runProcess("podman", [...this.#storage, ...args], { timeoutMs, env: this.#env, okExitCodes });
+  }
+
+  /** What {@link run} runs, for a test that starts it itself. */
+  commandLine(...args: readonly string[]): { readonly file: string; readonly args: string[]; readonly env: NodeJS.ProcessEnv } {
+    return { file: "podman", args: [...this.#storage, ...args], env: this.#env };
+  }
+
+  /** Runs a container, `podman run ARGS...`. */
+  async runContainer(args: readonly string[], okExitCodes?: readonly number[]): Promise<RunResult> {
+    return this.inCgroups(["podman", ...this.#storage, "run", "--cgroups=disabled", ...args], okExitCodes);
+  }
+
+  /** Runs a program that uses crun, which refuses a host with cgroups of both versions: it is shown those of version 2 alone. */
+  async inCgroups(command: readonly string[], okExitCodes: readonly number[] = [0]): Promise<RunResult> {
+    const hybrid = !existsSync("/sys/fs/cgroup/cgroup.controllers");
+    const around = hybrid ? ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"', "sh"] : [];
+    const [file = "", ...args] = [...around, ...command];
+    return runProcess(file, args, { timeoutMs, env: this.#env, okExitCodes });
   }
 
   /** What skopeo and casemate call an image of this storage. */

@@ -1,5 +1,6 @@
 import { accessSync, constants, existsSync, statfsSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
+import { dirname } from "node:path";
 
 import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
@@ -121,9 +122,14 @@ function checkMemory(): HostCheck {
 }
 
 function checkDisk(folders: StateFolders): HostCheck {
-  const { bavail, bsize } = statfsSync(existsSync(folders.data) ? folders.data : "/");
+  const { bavail, bsize } = statfsSync(nearest(folders.data));
   const detail = `${mebibytes(bavail * bsize)} MiB are free below ${folders.data}, ${mebibytes(neededDiskBytes)} MiB are needed`;
   return bavail * bsize < neededDiskBytes ? { name: "disk", state: "degraded", code: "disk_low", detail, fix: `free some space, or keep state elsewhere with --root` } : ok("disk", detail);
+}
+
+/** The folder itself, or the first one above it that is there. */
+function nearest(path: string): string {
+  return existsSync(path) ? path : nearest(dirname(path));
 }
 
 function checkCgroups(): HostCheck {

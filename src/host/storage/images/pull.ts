@@ -72,6 +72,8 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
 
 async function copy(reference: string, source: string, folder: string, options: PullOptions): Promise<void> {
   const insecure = /^docker:\/\/(localhost:|127(\.\d+){3}[:/]|\[::1\][:/])/.test(source);
+  // As docker's own command does; skopeo does not look at it.
+  const dockerHost = process.env["DOCKER_HOST"];
   const temporary = join(folder, "skopeo");
   mkdirSync(temporary);
   const args = [
@@ -80,6 +82,7 @@ async function copy(reference: string, source: string, folder: string, options: 
     "--tmpdir", temporary, "copy", "--quiet", "--retry-times", "2",
     // docker's rule: a registry on this machine need not have a certificate.
     ...(insecure ? ["--src-tls-verify=false"] : []),
+    ...(source.startsWith("docker-daemon:") && dockerHost !== undefined ? ["--src-daemon-host", dockerHost] : []),
     ...policy(),
     "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`,
   ];
@@ -122,6 +125,7 @@ interface Meaning extends Required<Pick<ErrorDetails, "reason" | "hint">> {
 const meanings: readonly Meaning[] = [
   { pattern: /failed to execute skopeo/, code: "not_found", reason: "tool_missing", hint: "apt-get install --no-install-recommends skopeo" },
   { pattern: /no space left|disk quota exceeded/i, code: "resource_exhausted", reason: "disk_full", hint: diskFullHint },
+  { pattern: /cannot connect to the docker daemon/i, code: "unavailable", reason: "docker_unavailable", hint: "start docker, or say where it listens with DOCKER_HOST" },
   { pattern: /invalid reference format/i, code: "invalid_argument", reason: "bad_image_name", hint: "write [REGISTRY/]NAME[:TAG], for example docker.io/library/alpine:3" },
   { pattern: /permission denied/i, code: "permission_denied", reason: "file_not_permitted", hint: "check who may read and write what the message names" },
   { pattern: /manifest unknown|name unknown|not found|no such file|does not exist|reference .* does not|no such image|no descriptor found/i, code: "not_found", reason: "image_not_found", hint: "check the name; `casemate images` lists what is here, and busybox needs no registry" },
