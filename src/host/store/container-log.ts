@@ -101,7 +101,7 @@ export class ContainerLogWriter {
   /** Opens the log for a new run of its container. */
   static async open(path: string, options: LogOptions = {}): Promise<ContainerLogWriter> {
     cutIncomplete(path);
-    const writer = await ContainerLogWriter.#append(path, BigInt(Date.now()) * 1_000_000n, options);
+    const writer = await ContainerLogWriter.#append(path, nowNanos(), options);
     writer.#queue(writer.#mark());
     await writer.flushed();
     return writer;
@@ -181,6 +181,11 @@ export class ContainerLogWriter {
     await this.#file.writev([mark]);
     this.#fileBytes = mark.length;
   }
+}
+
+/** The time in microseconds' steps: two runs never begin at the same. */
+function nowNanos(): bigint {
+  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1_000)) * 1_000n;
 }
 
 /** Reads all records of a log, oldest first, across its rotated files. An incomplete last record is left out. */
