@@ -5,9 +5,14 @@ import { prepareHost } from "../src/host/containers/prepare-host.ts";
 import { stateFolders } from "../src/host/store/paths.ts";
 
 const folders = stateFolders(undefined);
-const image = await ensureGuestImage(folders, { onProgress: (what) => console.log(what) });
+let last = "";
+const onProgress = (what: string): void => {
+  if (what !== last) console.log(what);
+  last = what;
+};
+const image = await ensureGuestImage(folders, { onProgress });
 console.log(`guest image ${image.id} with Linux ${image.kernelRelease}`);
 
-const { setup, notes } = await prepareHost(folders, { debug: false, coldBoot: false, onProgress: (what) => console.log(what) });
+const { setup, notes } = await prepareHost(folders, { debug: false, coldBoot: false, onProgress });
 for (const note of notes) console.log(note);
 console.log(setup.template === undefined ? "no template" : `template ${setup.template}`);
