@@ -2,7 +2,7 @@
 import type { TextFile } from "./check-files.ts";
 
 /** The tests that enumerate the lists, and fail each step. */
-const enumeratingTests = ["src/host/sandbox/failure-at-every-step.test.ts", "test/support/network-probe.ts", "test/integration/network.test.ts"];
+const enumeratingTests = ["src/host/sandbox/failure-at-every-step.test.ts", "src/host/sandbox/adopt-sandbox.test.ts", "test/support/network-probe.ts", "test/integration/network.test.ts"];
 /** Calls that change the guest or the VM; each belongs to a step. */
 const changingCall = /\b(?:guest\.(?:hello|refresh|createContainer|exec|addStorages|removeStorages)|agent\.(?:startContainer|updateContainer|onlineCPUMem|updateInterface|updateRoutes|createSandbox)|vm\.(?:plug\w+|growVcpus|resizeMemory)|drivers\.\w+|disks\.take)\(/;
 /** Where such calls are: a file with a list of steps, or one that only such lists use. */

@@ -8,11 +8,12 @@ import { prepareContainer, type PreparedContainer, type StdioPlan } from "../hos
 import type { ContainerOptions } from "../host/containers/container-options.ts";
 import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage } from "../host/storage/images/pull.ts";
+import { doneBefore } from "../host/control/repeated-calls.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
 import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.ts";
 import { Progress } from "./format/progress.ts";
-import { runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
+import { lastKnownEnd, runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
 
 /** Longest making of a container in a sandbox that is up. */
 const createTimeoutMs = 60_000;
@@ -74,7 +75,7 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
   const { containerId } = record;
   const start = async (): Promise<void> => {
     try {
-      await client.task.start({ id: containerId }, wait);
+      await client.call(async ({ task }) => { await task.start({ id: containerId }, wait); }, doneBefore.start);
       abort?.dispose(); // from now on signals are the container's
     } catch (error) {
       await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs */ });
@@ -87,7 +88,7 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
       return 0;
     }
     return sessionExitCode(await runSession(client, {
-      containerId, execId: "", terminal: record.terminal, stdin, forwardSignals: options.sigProxy ?? true, start,
+      containerId, execId: "", terminal: record.terminal, stdin, forwardSignals: options.sigProxy ?? true, start, lastKnownEnd: () => lastKnownEnd(launch.folders, record),
       ...(keys && { detachKeys: keys }),
     }));
   } finally {

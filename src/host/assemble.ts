@@ -6,19 +6,20 @@ import { connectAgent } from "./agent-client/agent-client.ts";
 import { kernelCommandLine } from "./guest-image/guest-image.ts";
 import { hostKey } from "./hypervisor/qemu/accelerator.ts";
 import { qemuArguments, type QemuConfig } from "./hypervisor/qemu/arguments.ts";
-import { vmmKind, type Confinement, type VmmSpec } from "./hypervisor/qemu/launch.ts";
+import { planVmm, vmmKind, type Confinement, type VmmRecord, type VmmSpec } from "./hypervisor/qemu/launch.ts";
 import { QemuMachine, pluggableMemoryBytes } from "./hypervisor/qemu/qemu-machine.ts";
 import type { Accelerator } from "./hypervisor/virtual-machine.ts";
 import { addressSlotKind, defaultSlotRange, parseSlotRange } from "./network/address-slot.ts";
 import { loopbackGuardKind } from "./network/loopback-guard.ts";
-import { passtKind, startUserNetwork } from "./network/passt.ts";
+import { passtKind, planPasst, startUserNetwork } from "./network/passt.ts";
 import type { SandboxDrivers } from "./sandbox/drivers.ts";
 import { bootMemoryBytes, memoryStepBytes, type SandboxConfig } from "./sandbox/sandbox-config.ts";
 import { shareFolderKind, shareMountKind } from "./storage/shares/share-mount.ts";
-import { FolderShares } from "./storage/shares/shares.ts";
+import { FolderShares, shareFolders } from "./storage/shares/shares.ts";
 import { virtiofsdKind } from "./storage/shares/virtiofsd.ts";
-import { releaserOf, type ResourceReleaser } from "./store/ledger.ts";
-import { isRootful, sandboxPaths } from "./store/paths.ts";
+import { releaserOf, type ResourceRecord, type ResourceReleaser } from "./store/ledger.ts";
+import { isRootful, sandboxPaths, type StateFolders } from "./store/paths.ts";
+import { savedRecordReleasers } from "./store/saved-records.ts";
 import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
 import { copyTemplateMemory, openTemplateMemory } from "./template/template-memory.ts";
 import { openTemplateState, readTemplate } from "./template/template-store.ts";
@@ -26,7 +27,7 @@ import { openTemplateState, readTemplate } from "./template/template-store.ts";
 /** The drivers of this kind of machine: QEMU, passt, virtiofsd. The only place that names them. */
 export const drivers: SandboxDrivers = {
   async claimUser(config, ledger, undo) {
-    return isRootful() ? ledger.plan((plan) => plan(sandboxUserKind, { folder: join(config.folders.run, "users"), sandboxId: config.sandboxId })).take(undo) : undefined;
+    return isRootful() ? ledger.plan((plan) => plan(sandboxUserKind, { folder: usersFolder(config.folders), sandboxId: config.sandboxId })).take(undo) : undefined;
   },
   async bootVm(config, user, ledger, undo, wait, memoryFd) {
     const qemu = { ...qemuConfig(config), ...(memoryFd !== undefined && { memoryMode: "shared", memorySource: "descriptor" } as const) };
@@ -56,7 +57,7 @@ export const drivers: SandboxDrivers = {
     return startUserNetwork({
       sandboxId: config.sandboxId,
       sandboxFolder: sandboxPaths(config.folders, config.sandboxId).folder,
-      slotFolder: join(config.folders.run, "network-slots"),
+      slotFolder: slotFolder(config.folders),
       range: parseSlotRange(defaultSlotRange),
       user,
       ports: config.ports,
@@ -65,6 +66,22 @@ export const drivers: SandboxDrivers = {
   async startShares(config, ledger, undo) {
     const paths = sandboxPaths(config.folders, config.sandboxId);
     return FolderShares.start({ sandboxId: config.sandboxId, sandboxFolder: paths.folder, sharePath: paths.share }, ledger, undo);
+  },
+  planned(config) {
+    return plannedRecords(config.folders, config.sandboxId, config);
+  },
+  async adoptVm(config, startedBy, ledger, wait) {
+    const { identity } = (ledger.find("vmm", "vmm") as VmmRecord | undefined) ?? {}; // planned by vmmKind
+    const { sockets } = vmmSpec(config, undefined);
+    const { vm, paused, pluggedMemoryBytes: pluggedBytes, vcpuCount, disks } = await QemuMachine.adopt({ config: { ...qemuConfig(config), incoming: startedBy === "template" }, sockets }, identity, consolePath(config), wait);
+    return { vm, paused, size: { memoryBytes: bootMemoryBytes + pluggedBytes, vcpuCount }, disks };
+  },
+  adoptShares(config, ledger) {
+    const paths = sandboxPaths(config.folders, config.sandboxId);
+    return FolderShares.adopt({ sandboxId: config.sandboxId, sandboxFolder: paths.folder, sharePath: paths.share }, ledger);
+  },
+  releaseAll(ledger) {
+    return ledger.releaseAll(releasers);
   },
 };
 
@@ -75,7 +92,29 @@ export { chooseAccelerator } from "./hypervisor/qemu/accelerator.ts";
 export const releasers: readonly ResourceReleaser[] = [
   releaserOf(vmmKind), releaserOf(passtKind), releaserOf(loopbackGuardKind), releaserOf(addressSlotKind),
   releaserOf(virtiofsdKind), releaserOf(shareMountKind), releaserOf(shareFolderKind), releaserOf(sandboxUserKind),
+  ...savedRecordReleasers,
 ];
+
+/** The records of everything a sandbox of that id can hold, in the order it is taken; a kind that its configuration does without is harmless. */
+export function plannedRecords(folders: StateFolders, sandboxId: string, config: Pick<SandboxConfig, "shares" | "network"> = { shares: true, network: "user" }): ResourceRecord[] {
+  const paths = sandboxPaths(folders, sandboxId);
+  const helper = { sandboxId, sandboxFolder: paths.folder };
+  return [
+    ...(isRootful() ? [sandboxUserKind.plan({ folder: usersFolder(folders), sandboxId })] : []),
+    ...(config.shares ? [shareFolderKind.plan(shareFolders(paths.share)), virtiofsdKind.plan({ ...helper, sharePath: paths.share })] : []),
+    ...(config.network === "none" ? [] : [addressSlotKind.plan({ folder: slotFolder(folders), sandboxId, range: parseSlotRange(defaultSlotRange) })]),
+    ...(config.network === "none" ? [] : [planPasst(helper)]),
+    planVmm(sandboxId),
+  ];
+}
+
+function usersFolder(folders: StateFolders): string {
+  return join(folders.run, "users");
+}
+
+function slotFolder(folders: StateFolders): string {
+  return join(folders.run, "network-slots");
+}
 
 function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "shares">): QemuConfig {
   return {

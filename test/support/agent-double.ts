@@ -8,11 +8,13 @@ import { PacketParser, encodeHelloAnswer } from "../../src/shared/channel/packet
 import { StdioMux, type StreamSender } from "../../src/shared/channel/stdio-mux.ts";
 import { AgentService, type StatsContainerResponseSchema } from "../../src/shared/protocol/gen/agent/agent_pb.ts";
 import type { LinuxResources } from "../../src/shared/protocol/gen/agent/oci_pb.ts";
-import { Guest, type Stdio } from "../../src/shared/protocol/gen/casemate_pb.ts";
+import { Guest, type GuestProcessSchema, type Stdio } from "../../src/shared/protocol/gen/casemate_pb.ts";
 import { TtrpcServer } from "../../src/shared/ttrpc/server.ts";
 
 /** A process in the guest. */
 interface DoubleProcess {
+  readonly pid: number;
+  readonly streamId: number;
   readonly outputs: readonly StreamSender[];
   state: "created" | "running" | "paused" | "stopped";
 }
@@ -41,6 +43,7 @@ export class AgentDouble {
   readonly #hanging = new Set<string>();
   readonly #delays = new Map<string, number>();
   #busy: Promise<void> | undefined;
+  #sandboxId = "";
   /** What happens when the guest is told to power off; the VM's end, usually. */
   onPowerOff: () => void = () => undefined;
   /** What every container's statistics are. */
@@ -76,6 +79,11 @@ export class AgentDouble {
   /** Fails the next such call. */
   fail(method: string, error = new RuntimeError("internal", "refused by the test")): void {
     this.#failing.set(method, error);
+  }
+
+  /** Answers such calls again, those that come from now on. */
+  answer(method: string): void {
+    this.#hanging.delete(method);
   }
 
   /** Never answers such a call, from now on. */
@@ -164,8 +172,9 @@ export class AgentDouble {
   #start(containerId: string, execId: string, stdio: Stdio | undefined, state: DoubleProcess["state"]): { pid: number } {
     const fds = stdio?.terminal === true ? [1] : [1, 2];
     const outputs = stdio === undefined ? [] : fds.map((fd) => this.#mux.openSender(stdio.streamId, fd));
-    this.#processes.set(`${containerId}/${execId}`, { outputs, state });
-    return { pid: 100 + this.#processes.size };
+    const pid = 101 + this.#processes.size;
+    this.#processes.set(`${containerId}/${execId}`, { pid, streamId: stdio?.streamId ?? 0, outputs, state });
+    return { pid };
   }
 
   #agentService() {
@@ -219,8 +228,16 @@ export class AgentDouble {
 
   #guestService() {
     return {
-      hello: async () => { await this.#called("hello"); return { protocolVersion: 1, kernelRelease: "6.1.0-double" }; },
-      refresh: async () => { await this.#called("refresh"); return { unixNanos: 1n }; },
+      hello: async () => { await this.#called("hello"); return { protocolVersion: 1, kernelRelease: "6.1.0-double", sandboxId: this.#sandboxId, lastEventSequence: this.#events.lastSequence, acknowledgedEventSequence: this.#events.acknowledgedSequence }; },
+      refresh: async ({ sandboxId }: { sandboxId: string }) => {
+        await this.#called("refresh");
+        this.#sandboxId = sandboxId;
+        return { unixNanos: 1n };
+      },
+      listProcesses: async () => {
+        await this.#called("listProcesses");
+        return { processes: [...this.#processes].map(([key, process]) => describe(key, process)) };
+      },
       createContainer: async ({ containerId, stdio, storages }: { containerId: string; stdio?: Stdio | undefined; storages: readonly { mountPoint: string }[] }) => {
         await this.#called("createContainer", containerId);
         if (this.#processes.has(`${containerId}/`)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
@@ -250,4 +267,9 @@ export class AgentDouble {
       },
     };
   }
+}
+
+function describe(key: string, { pid, streamId, outputs, state }: DoubleProcess): MessageInitShape<typeof GuestProcessSchema> {
+  const [containerId = "", execId = ""] = key.split("/");
+  return { containerId, execId, pid, streamId, status: state, stdoutAcknowledged: BigInt(outputs[0]?.acknowledged ?? 0), stderrAcknowledged: BigInt(outputs[1]?.acknowledged ?? 0) };
 }

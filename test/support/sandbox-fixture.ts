@@ -8,8 +8,9 @@ import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
 import type { ProcessEnd } from "../../src/host/sandbox/process.ts";
 import { Sandbox, type SandboxEvent } from "../../src/host/sandbox/sandbox.ts";
 import type { StepHook } from "../../src/shared/base/steps.ts";
-import { Ledger, type ResourceKind, type ResourceRecord } from "../../src/host/store/ledger.ts";
+import { Ledger, releaserOf, type ResourceKind, type ResourceRecord } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
+import { savedRecordReleasers, savedSandbox } from "../../src/host/store/saved-records.ts";
 import { silentLogger } from "../../src/shared/base/log.ts";
 import { AgentDouble } from "./agent-double.ts";
 import { VmDouble } from "./vm-double.ts";
@@ -40,7 +41,8 @@ export class SandboxFixture {
   readonly folder: string;
   /** Tests may change it before they create. */
   config: SandboxConfig;
-  readonly ledger: Ledger;
+  /** Of the present owner. */
+  ledger: Ledger;
   readonly agent: AgentDouble;
   readonly vm = new VmDouble();
   /** The VM of a config that names a template; the same agent answers for it. */
@@ -76,11 +78,15 @@ export class SandboxFixture {
   }
 
   create(timeoutMs = 10_000): Promise<Sandbox> {
-    return Sandbox.create(this.config, {
-      drivers: this.#drivers(), ledger: this.ledger, log: silentLogger, hook: (...step) => this.hook?.(...step),
-      onEvent: (event) => this.events.push(event),
-      recordEnd: ({ containerId }, end) => this.recorded.push({ containerId, end }),
-    }, { timeoutMs });
+    return Sandbox.create(this.config, this.#context(this.ledger), { timeoutMs });
+  }
+
+  /** A new owner takes over, from the ledger as it is on disk. */
+  async adopt(timeoutMs = 10_000): Promise<Sandbox> {
+    this.ledger = Ledger.open(sandboxPaths(this.config.folders, this.config.sandboxId).ledger);
+    const record = savedSandbox(this.ledger);
+    if (record === undefined) throw new Error("the ledger has no sandbox");
+    return Sandbox.adopt(this.config, this.#context(this.ledger), record, { timeoutMs });
   }
 
   /** The VM ends, and its sockets with it. */
@@ -92,6 +98,14 @@ export class SandboxFixture {
     this.vm.end("died");
     this.agent.close();
     rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  #context(ledger: Ledger): Parameters<typeof Sandbox.create>[1] {
+    return {
+      drivers: this.#drivers(), ledger, log: silentLogger, hook: (...step) => this.hook?.(...step),
+      onEvent: (event) => this.events.push(event),
+      recordEnd: ({ containerId }, end) => this.recorded.push({ containerId, end }),
+    };
   }
 
   #drivers(): SandboxDrivers {
@@ -110,6 +124,7 @@ export class SandboxFixture {
             await take(`share ${name}`, ledger, undoOfOne);
             return `/run/share/${name}`;
           },
+          plan: (name) => fileKind.plan({ name: `share ${name}`, folder: this.folder }),
           remove: async () => { /* the undo does it */ },
         };
       },
@@ -128,6 +143,22 @@ export class SandboxFixture {
         return this.restoredVm;
       },
       connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
+      planned: () => ["user", "shares", "network"].map((name) => fileKind.plan({ name, folder: this.folder })),
+      adoptVm: async () => ({ vm: this.vm, paused: this.vm.paused, size: { memoryBytes: this.config.memoryBytes, vcpuCount: this.config.vcpuCount }, disks: this.vm.disks }),
+      adoptShares: (_config, ledger) => ({
+        device: { shareId: "share", tag: "share", fd: -1 },
+        guestMountPoint: "/run/share",
+        add: async (name, _source, _readOnly, undoOfOne) => {
+          await take(`share ${name}`, ledger, undoOfOne);
+          return `/run/share/${name}`;
+        },
+        plan: (name) => fileKind.plan({ name: `share ${name}`, folder: this.folder }),
+        remove: async (name) => ledger.held(fileKind, fileKind.plan({ name: `share ${name}`, folder: this.folder })).release(),
+      }),
+      releaseAll: async (ledger) => {
+        await this.vm.kill();
+        return ledger.releaseAll([releaserOf(fileKind), ...savedRecordReleasers]);
+      },
     };
   }
 }

@@ -27,6 +27,11 @@ export class VmDouble implements VirtualMachine {
     this.exited = this.#exit.promise;
   }
 
+  /** Disks that are plugged, and where. */
+  get disks(): Map<string, PluggedDisk> {
+    return new Map([...this.plugged].filter((id) => id.startsWith("disk")).map((id, index) => [id, { scsiAddress: `0:${index}` }]));
+  }
+
   /** The VM ends by itself. */
   end(reason: VmExit["reason"], consoleTail = ""): void {
     this.#over = true;

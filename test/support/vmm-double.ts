@@ -101,7 +101,11 @@ export class VmmDouble {
     "chardev-remove": { parameters: { id: "string" }, run: ({ id }) => this.#removeChardev(textOf(id)) },
     device_add: { parameters: undefined, run: (given) => this.#addDevice(given) },
     device_del: { parameters: { id: "string" }, run: ({ id }) => this.#deleteDevice(textOf(id)) },
+    "qom-list": { parameters: { path: "string" }, run: ({ path }) => this.#listObjects(textOf(path)) },
     "qom-get": { parameters: { path: "string", property: "string" }, run: ({ path, property }) => this.#getProperty(textOf(path), textOf(property)) },
+    "query-named-block-nodes": { parameters: undefined, run: () => [...this.#nodes.keys()].map((name) => ({ "node-name": name })) },
+    "query-chardev": { parameters: {}, run: () => [...this.#chardevs].map((label) => ({ label, filename: "unix:", "frontend-open": true })) },
+    "query-hotpluggable-cpus": { parameters: {}, run: () => [{ type: "max-x86_64-cpu", props: {} }, { type: "max-x86_64-cpu", props: {}, "qom-path": "/machine/unattached/device[0]" }] },
     "qom-set": { parameters: { path: "string", property: "string", value: "any" }, run: ({ path, property, value }) => this.#setProperty(textOf(path), textOf(property), value) },
   };
 
@@ -276,11 +280,22 @@ export class VmmDouble {
     if (this.#devices.delete(id)) this.#emit("DEVICE_DELETED", { device: id, path: `/machine/peripheral/${id}` });
   }
 
-  /** A guest that takes what it is offered, at once. */
+  #listObjects(path: string): unknown {
+    if (path !== "/machine/peripheral") throw new QmpFailure(`Device '${path}' not found`, "DeviceNotFound");
+    const fixed = [["scsi0", "virtio-scsi-pci"], ["port0", "pcie-root-port"], ["vmem0", "virtio-mem-pci"]];
+    const devices = [...fixed, ...[...this.#devices].map(([id, { driver }]) => [id, driver])];
+    return [{ name: "type", type: "string" }, ...devices.map(([name, type]) => ({ name, type: `child<${type}>` }))];
+  }
+
   #getProperty(path: string, property: string): unknown {
-    if (path !== "/machine/peripheral/vmem0") throw new QmpFailure(`Device '${path}' not found`, "DeviceNotFound");
-    if (property !== "size") throw new QmpFailure(`Property 'virtio-mem-pci.${property}' not found`);
-    return this.#requestedMemory;
+    // A guest that takes what it is offered, at once.
+    if (path === "/machine/peripheral/vmem0" && (property === "requested-size" || property === "size")) return this.#requestedMemory;
+    if (path === "/machine/peripheral/vmem0") throw new QmpFailure(`Property 'virtio-mem-pci.${property}' not found`);
+    const device = this.#devices.get(path.replace(/^\/machine\/peripheral\//, ""));
+    if (device === undefined) throw new QmpFailure(`Device '${path}' not found`, "DeviceNotFound");
+    if (property === "lun" && device.driver === "scsi-hd") return device.lun;
+    if (property === "parent_bus") return `/machine/peripheral/${device.bus.replace(/\.0$/, "")}/${device.bus}`;
+    throw new QmpFailure(`Property '${device.driver}.${property}' not found`);
   }
 
   #setProperty(path: string, property: string, value: unknown): void {

@@ -5,7 +5,7 @@ import { ContainerStore } from "../../host/store/container-store.ts";
 import { foldersOf } from "../command.ts";
 import { exitWith } from "../exit.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
-import { requireTerminal, runSession, sessionExitCode } from "../terminal/session.ts";
+import { lastKnownEnd, requireTerminal, runSession, sessionExitCode } from "../terminal/session.ts";
 
 interface Flags {
   readonly stdin: boolean;
@@ -28,7 +28,7 @@ export function define(command: Command): void {
       requireTerminal({ tty: record.terminal, interactive: stdin });
       const client = await connectOwner(folders, record.sandboxId);
       const end = await runSession(client, {
-        containerId: record.containerId, execId: "", terminal: record.terminal, stdin, forwardSignals: flags.sigProxy,
+        containerId: record.containerId, execId: "", terminal: record.terminal, stdin, forwardSignals: flags.sigProxy, lastKnownEnd: () => lastKnownEnd(folders, record),
         ...(flags.detachKeys !== undefined && { detachKeys: parseDetachKeys(flags.detachKeys) }),
       });
       client.close();

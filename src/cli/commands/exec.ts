@@ -9,6 +9,7 @@ import { buildExecProcess, buildVmProcess } from "../../host/containers/build-sp
 import { resolveEnv } from "../../host/containers/container-options.ts";
 import { requireRunning } from "../../host/containers/end-container.ts";
 import { connectOwner, type OwnerClient } from "../../host/control/owner-client.ts";
+import { doneBefore } from "../../host/control/repeated-calls.ts";
 import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
 import { collect, foldersOf, globalOptions } from "../command.ts";
 import { exitWith, reportError, startFailureExitCode } from "../exit.ts";
@@ -86,9 +87,11 @@ async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec,
   const execId = kernelRandomBytes(8).toString("hex");
   const inVm = containerId === "";
   // The guest's own processes run at once; their output waits for us (hold_output).
-  if (inVm) await client.owner.execVm({ execId, terminal, spec });
-  else await client.task.exec({ id: containerId, execId, terminal, spec: anyPack(ExecSpecSchema, spec) });
-  const start = async (): Promise<unknown> => (inVm ? undefined : client.task.start({ id: containerId, execId }));
+  if (inVm) await client.call(async ({ owner }) => { await owner.execVm({ execId, terminal, spec }); }, doneBefore.create);
+  else await client.call(async ({ task }) => { await task.exec({ id: containerId, execId, terminal, spec: anyPack(ExecSpecSchema, spec) }); }, doneBefore.create);
+  const start = async (): Promise<void> => {
+    if (!inVm) await client.call(async ({ task }) => { await task.start({ id: containerId, execId }); }, doneBefore.start);
+  };
   if (detach) {
     await start();
     return 0;

@@ -1,6 +1,9 @@
 import { constants } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OwnerClient } from "../../host/control/owner-client.ts";
+import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import type { StateFolders } from "../../host/store/paths.ts";
+import { lostExitCode, readPresentStatus } from "../../host/store/present-status.ts";
 import { exitCodes } from "../exit.ts";
 import { AttachClient, type AttachEnd } from "../../host/control/attach-client.ts";
 import { DetachKeyFilter, defaultDetachKeys } from "./detach-keys.ts";
@@ -19,6 +22,8 @@ export interface SessionOptions {
   readonly forwardSignals: boolean;
   /** Called when output can no longer be lost. */
   readonly start?: () => Promise<unknown>;
+  /** What is known of the process when its sandbox has gone without a word. */
+  readonly lastKnownEnd?: () => AttachEnd;
 }
 
 /** Signals that are passed on: all that end or steer a program, as docker's sig-proxy does. */
@@ -60,6 +65,9 @@ export async function runSession(client: OwnerClient, options: SessionOptions): 
     // The process learns of a reader that has gone as it would at the other end of a pipe.
     if (end.type === "output_closed" && options.forwardSignals) await sendSignal(client, containerId, execId, "SIGPIPE");
     return end;
+  } catch (error) {
+    if (options.lastKnownEnd === undefined || !RuntimeError.is(error) || error.reason !== "no_owner") throw error;
+    return options.lastKnownEnd();
   } finally {
     for (const step of undo.toReversed()) step();
     process.stdin.destroy(); // a read that is under way would keep this program alive
@@ -88,6 +96,14 @@ function forwardSignals(client: OwnerClient, containerId: string, execId: string
 /** The process may have ended in the meantime; then its end is on the way to us, and a failure is none. */
 async function sendSignal(client: OwnerClient, containerId: string, execId: string, name: NodeJS.Signals): Promise<void> {
   await client.task.kill({ id: containerId, execId, signal: constants.signals[name] }).catch(() => undefined);
+}
+
+/** The end of a container as far as the disk tells it. */
+export function lastKnownEnd(folders: StateFolders, record: ContainerRecord): AttachEnd {
+  const store = new ContainerStore(folders);
+  const status = store.read(record.containerId) === undefined ? undefined : readPresentStatus(store, record);
+  if (status?.status !== "exited") return { type: "exit", exitStatus: lostExitCode, oomKilled: false, reason: "owner_lost", signal: 0 };
+  return { type: "exit", exitStatus: status.exitCode, oomKilled: status.oomKilled, reason: status.error, signal: 0 };
 }
 
 /** The exit code this program ends with, after saying on stderr what a bare number cannot. */

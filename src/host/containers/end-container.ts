@@ -3,9 +3,11 @@ import { eventually, orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
+import { doneBefore } from "../control/repeated-calls.ts";
+import { ownerToken } from "../control/start-owner.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
-import { readPresentStatus } from "../store/present-status.ts";
+import { lostExitCode, readPresentStatus } from "../store/present-status.ts";
 import { endTaggedProcesses } from "../store/tagged-process.ts";
 
 /** An owner ends its VM politely within 5 s and by force within 5 more; the rest is for a loaded machine. */
@@ -17,16 +19,20 @@ const ownerKillGraceMs = 1_000;
 /** Waits until a sandbox whose container has ended is gone, and cleans up after an owner that died. @throws RuntimeError `deadline_exceeded`. */
 export async function untilSandboxGone(folders: StateFolders, sandboxId: string): Promise<void> {
   const { ownerLock } = sandboxPaths(folders, sandboxId);
-  await eventually(`wait for the end of sandbox "${sandboxId}"`, () => (isFlocked(ownerLock) ? undefined : true), { timeoutMs: sandboxEndTimeoutMs });
   // Loaded here: it brings every driver with it, which a call to a living owner does without.
   const { releaseLostSandbox } = await import("../control/lost-sandbox.ts");
-  await releaseLostSandbox(folders, sandboxId);
+  // An owner that its supervisor starts meanwhile has the lock, and ends the sandbox itself.
+  await eventually(`wait for the end of sandbox "${sandboxId}"`, async () => (!isFlocked(ownerLock) && await releaseLostSandbox(folders, sandboxId) ? true : undefined), { timeoutMs: sandboxEndTimeoutMs });
 }
 
 /** Sends a signal to a container's init process. @throws RuntimeError `failed_precondition` when it does not run. */
 export async function signalContainer(folders: StateFolders, record: ContainerRecord, signal: number): Promise<void> {
   requireRunning(folders, record, "send a signal to");
-  await withOwner(folders, record, async ({ task }) => task.kill({ id: record.containerId, signal }));
+  await withOwner(folders, record, async (client) => signalProcess(client, record.containerId, signal));
+}
+
+async function signalProcess(client: OwnerClient, id: string, signal: number): Promise<void> {
+  await client.call(async ({ task }) => { await task.kill({ id, signal }); }, doneBefore.kill);
 }
 
 /** Asks a container to end, and kills it after the time; when this returns its sandbox is gone. A container that does not run is fine. */
@@ -34,17 +40,17 @@ export async function stopContainer(folders: StateFolders, record: ContainerReco
   const { status } = readPresentStatus(new ContainerStore(folders), record);
   if (status !== "running" && status !== "paused") return untilSandboxGone(folders, record.sandboxId);
   try {
-    await withOwner(folders, record, async ({ task }) => {
+    await withOwner(folders, record, async (client) => {
       const { containerId: id } = record;
-      const ended = task.wait({ id });
+      const ended = client.call(({ task }) => task.wait({ id }));
       ended.catch(() => { /* awaited below, unless a call before it fails */ });
-      if (status === "paused") await task.resume({ id });
-      await ignoreEnded(task.kill({ id, signal: options.signal ?? signalNumber(record.stopSignal) }));
+      if (status === "paused") await client.call(async ({ task }) => { await task.resume({ id }); }, doneBefore.resume);
+      await ignoreEnded(signalProcess(client, id, options.signal ?? signalNumber(record.stopSignal)));
       try {
         await orAbandon(ended, "stop", { timeoutMs: options.timeoutMs });
       } catch (error) {
         if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
-        await ignoreEnded(task.kill({ id, signal: constants.signals.SIGKILL }));
+        await ignoreEnded(signalProcess(client, id, constants.signals.SIGKILL));
         await orAbandon(ended, `kill container "${record.name}"`, { timeoutMs: killTimeoutMs });
       }
     });
@@ -60,10 +66,11 @@ export async function waitForContainer(folders: StateFolders, record: ContainerR
   const { status, exitCode } = readPresentStatus(store, record);
   if (status !== "running" && status !== "paused") return exitCode;
   try {
-    return await withOwner(folders, record, async ({ task }) => (await task.wait({ id: record.containerId })).exitStatus);
+    return await withOwner(folders, record, (client) => client.call(async ({ task }) => (await task.wait({ id: record.containerId })).exitStatus));
   } catch (error) {
     if (!RuntimeError.is(error, "unavailable")) throw error;
-    return readPresentStatus(store, record).exitCode;
+    // A container that was to be removed has taken its exit code with it.
+    return store.read(record.containerId) === undefined ? lostExitCode : readPresentStatus(store, record).exitCode;
   }
 }
 
@@ -91,13 +98,14 @@ export async function abandonSandbox(folders: StateFolders, record: ContainerRec
 /** Ends a container's sandbox by force, whatever state its owner is in. */
 async function endSandbox(folders: StateFolders, record: ContainerRecord): Promise<void> {
   const { ownerLock } = sandboxPaths(folders, record.sandboxId);
-  if (!isFlocked(ownerLock)) return;
+  if (!isFlocked(ownerLock)) return; // what a dead owner held is given back by whoever waits for the end
   try {
     await withOwner(folders, record, async ({ owner }) => owner.stop({ timeoutMs: 0 }, { timeoutMs: sandboxEndTimeoutMs }));
   } catch (error) {
+    // An owner that has died, or that ended in order before it could answer.
     if (RuntimeError.is(error, "unavailable") && !isFlocked(ownerLock)) return;
-    // An owner that does not answer is ended; what it held is in its ledger.
-    await endTaggedProcesses({ kind: "owner", name: "owner", token: `${record.sandboxId}/owner`, identity: undefined }, ownerKillGraceMs);
+    // One that does not answer is ended; what it held is in its ledger.
+    await endTaggedProcesses({ kind: "owner", name: "owner", token: ownerToken(record.sandboxId), identity: undefined }, ownerKillGraceMs);
   }
 }
 

@@ -8,12 +8,16 @@ import { verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts
 import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
+import { doneBefore } from "../control/repeated-calls.ts";
 import { startOwner } from "../control/start-owner.ts";
 import { sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import { containerPaths, type StateFolders } from "../store/paths.ts";
 import { readPresentStatus } from "../store/present-status.ts";
 import { abandonSandbox, untilSandboxGone } from "./end-container.ts";
+
+/** An owner that dies each time has a reason; its log is in the error. */
+const maxStarts = 3;
 
 /** What every start on this host has in common. */
 export interface HostSetup {
@@ -60,7 +64,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const client = await connectOwner(folders, record.sandboxId);
   try {
     await options.onConnected?.(client);
-    await client.task.create({
+    await client.call(async ({ task }) => { await task.create({
       id: record.containerId,
       bundle: containerPaths(folders, record.containerId).folder,
       rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
@@ -77,7 +81,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
         init: record.init === "init",
         idle: record.init === "idle",
       })),
-    }, remaining());
+    }, remaining()); }, doneBefore.create);
     return { client, warnings };
   } catch (error) {
     await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs; the owner logs its own */ });
@@ -105,12 +109,13 @@ async function startWithDisk(record: ContainerRecord, setup: HostSetup, disk: st
 /** Failures of a start that a guest image which is not what it was can cause. */
 const guestFailures: readonly (string | undefined)[] = ["vmm_died", "agent_silent"];
 
-/** Starts the owner; when that fails, nothing of the sandbox is left when the error arrives. */
-async function startSandbox(record: ContainerRecord, setup: HostSetup, wait: WaitOptions): Promise<readonly string[]> {
+/** Starts the owner, again when it dies on the way; when that fails, nothing of the sandbox is left when the error arrives. */
+async function startSandbox(record: ContainerRecord, setup: HostSetup, wait: WaitOptions, starts = 1): Promise<readonly string[]> {
   try {
     return await startOwner(sandboxConfig(record, setup), wait);
   } catch (error) {
     await abandonSandbox(setup.folders, record);
+    if (RuntimeError.is(error) && error.reason === "owner_died" && starts < maxStarts) return startSandbox(record, setup, wait, starts + 1);
     // Hashing takes a second, so nobody does it before a start; afterwards it may be the whole answer.
     if (RuntimeError.is(error) && guestFailures.includes(error.reason)) verifyGuestImage(setup.guestImage, error);
     throw error;

@@ -1,8 +1,9 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
-import type { AttachInputSchema, AttachOutput } from "../../shared/protocol/gen/owner_pb.ts";
-import type { OwnerClient } from "./owner-client.ts";
+import type { AttachInputSchema, AttachOutput, AttachPosition } from "../../shared/protocol/gen/owner_pb.ts";
+import { isConnectionLost, type OwnerClient } from "./owner-client.ts";
+import { SentInput } from "./sent-input.ts";
 import { stdioPieceBytes, stdioWindowBytes } from "./stdio-limits.ts";
 
 type Input = MessageInitShape<typeof AttachInputSchema>;
@@ -37,38 +38,50 @@ export interface InputFilter {
   push(chunk: Uint8Array): { readonly pass: Uint8Array; readonly detach: boolean };
 }
 
-/** Output is acknowledged in steps of this size: each message costs the owner a turn, and a quarter of the window keeps the output coming. */
+/** A process by its names. */
+interface ProcessName { readonly containerId: string; readonly execId: string }
+
+/** Output is acknowledged in steps of this size, and at its end: each message costs the owner a turn, and a quarter of the window keeps the output coming. */
 const acknowledgeEveryBytes = stdioWindowBytes / 4;
+
+/** One owner's end of the attachment. */
+interface Session {
+  readonly inputs: PushQueue<Input>;
+  readonly outputs: AsyncIterator<AttachOutput>;
+}
 
 /**
  * Connects this program's streams with a process: back-pressure goes both ways, so neither a slow
- * reader here nor a process that does not read makes anything grow.
+ * reader here nor a process that does not read makes anything grow. When the owner dies, the next one
+ * is asked for what comes after the last byte received, and sent the input that the guest lacks.
  */
 export class AttachClient {
-  readonly #inputs = new PushQueue<Input>();
-  readonly #outputs: AsyncIterator<AttachOutput>;
+  readonly #client: OwnerClient;
+  readonly #process: ProcessName;
   readonly #streams: AttachStreams;
-  readonly #exited = Promise.withResolvers<AttachedExit>();
-  #sent = 0;
-  #taken = 0;
+  readonly #sentInput = new SentInput();
+  #session: Session | undefined;
+  #inputEnded = false;
+  #size: { readonly rows: number; readonly columns: number } | undefined;
   #roomMade: (() => void) | undefined;
+  #left = false;
   readonly #leaving = Promise.withResolvers<AttachEnd>();
+  readonly #exited = Promise.withResolvers<AttachedExit>();
   readonly #writes = new Map<number, Promise<void>>();
+  /** By descriptor: where the next byte is expected, and what has been acknowledged. */
+  readonly #received = new Map<number, number>();
   readonly #acknowledged = new Map<number, number>();
 
-  private constructor(streams: AttachStreams, outputs: AsyncIterable<AttachOutput>, inputs: PushQueue<Input>) {
+  private constructor(client: OwnerClient, process: ProcessName, streams: AttachStreams) {
+    this.#client = client;
+    this.#process = process;
     this.#streams = streams;
-    this.#inputs = inputs;
-    this.#outputs = outputs[Symbol.asyncIterator]();
   }
 
   /** Resolves when the owner has attached us, so that a start after it loses no output. */
-  static async open(client: OwnerClient, process: { readonly containerId: string; readonly execId: string }, streams: AttachStreams): Promise<AttachClient> {
-    const inputs = new PushQueue<Input>();
-    inputs.push({ kind: { case: "open", value: { ...process, stdin: streams.stdin !== undefined, output: true } } });
-    const attach = new AttachClient(streams, client.owner.attach(inputs), inputs);
-    const opened = await attach.#outputs.next();
-    if (opened.done === true || opened.value.kind.case !== "opened") throw new RuntimeError("internal", "attach: the owner did not answer");
+  static async open(client: OwnerClient, process: ProcessName, streams: AttachStreams): Promise<AttachClient> {
+    const attach = new AttachClient(client, process, streams);
+    await client.call(() => attach.#openSession());
     return attach;
   }
 
@@ -77,72 +90,126 @@ export class AttachClient {
     return this.#exited.promise;
   }
 
-  resize(size: { readonly rows: number; readonly columns: number }): void {
-    this.#inputs.push({ kind: { case: "resize", value: size } });
-  }
-
-  /** Moves bytes until the process has ended or the user has left. */
-  async run(): Promise<AttachEnd> {
-    if (this.#streams.stdin !== undefined) void this.#sendInput(this.#streams.stdin);
-    // A process that prints nothing must not keep a user who wants to leave.
-    return Promise.race([this.#follow(), this.#leaving.promise]);
-  }
-
   /** Leaves the process running, as the detach keys do. */
   leave(): void {
     this.#leave({ type: "detached" });
   }
 
-  async #follow(): Promise<AttachEnd> {
-    for (let next = await this.#outputs.next(); next.done !== true; next = await this.#outputs.next()) {
-      const { kind } = next.value;
-      if (kind.case === "output") this.#write(kind.value.fd, Number(kind.value.offset), kind.value.bytes);
-      else if (kind.case === "outputEnd") this.#acknowledgeEnd(kind.value.fd, kind.value.offset);
-      else if (kind.case === "stdinAck") this.#makeRoom(Number(kind.value.offset));
-      else if (kind.case === "exit") {
-        const { exitStatus, oomKilled, reason, signal } = kind.value;
-        this.#exited.resolve({ exitStatus, oomKilled, reason, signal });
-        await Promise.all(this.#writes.values());
-        this.#inputs.end();
-        return { type: "exit", exitStatus, oomKilled, reason, signal };
+  resize(size: { readonly rows: number; readonly columns: number }): void {
+    this.#size = size;
+    this.#send({ kind: { case: "resize", value: size } });
+  }
+
+  /** Moves bytes until the process has ended or the user has left. @throws RuntimeError `unavailable` (reason `no_owner`) when the sandbox went away without a word. */
+  async run(): Promise<AttachEnd> {
+    if (this.#streams.stdin !== undefined) void this.#sendInput(this.#streams.stdin);
+    // A process that prints nothing must not keep a user who wants to leave.
+    return Promise.race([this.#followAll(), this.#leaving.promise]);
+  }
+
+  /** Follows one owner after the other. */
+  async #followAll(): Promise<AttachEnd> {
+    for (;;) {
+      const end = await this.#follow();
+      if (end !== undefined) return end;
+      await this.#client.reconnect();
+      await this.#client.call(() => this.#openSession());
+    }
+  }
+
+  /** Attaches to the present owner: anew, or where the one before it was left. */
+  async #openSession(): Promise<void> {
+    const inputs = new PushQueue<Input>();
+    const resume = this.#session === undefined ? undefined : { stdoutOffset: BigInt(this.#received.get(1) ?? 0), stderrOffset: BigInt(this.#received.get(2) ?? 0) };
+    inputs.push({ kind: { case: "open", value: { ...this.#process, stdin: this.#streams.stdin !== undefined, output: true, ...(resume && { resume }) } } });
+    const outputs = this.#client.owner.attach(inputs)[Symbol.asyncIterator]();
+    const first = await outputs.next();
+    if (first.done === true || first.value.kind.case !== "opened") throw new RuntimeError("internal", "attach: the owner did not answer");
+    this.#goOn({ inputs, outputs }, first.value.kind.value, resume !== undefined);
+  }
+
+  #goOn(session: Session, opened: AttachPosition, resumed: boolean): void {
+    this.#session?.inputs.end();
+    this.#session = session;
+    if (!resumed) {
+      for (const [fd, offset] of [[1, opened.stdoutOffset], [2, opened.stderrOffset]] as const) {
+        this.#received.set(fd, Number(offset));
+        this.#acknowledged.set(fd, Number(offset));
       }
     }
-    throw new RuntimeError("unavailable", "the owner went away while attached", { reason: "owner_lost" });
+    for (const piece of this.#sentInput.goOnFrom(Number(opened.stdinOffset))) this.#send({ kind: { case: "stdin", value: { fd: 0, offset: BigInt(piece.offset), bytes: piece.bytes } } });
+    if (this.#inputEnded) this.#sendInputEnd();
+    if (this.#size !== undefined && resumed) this.#send({ kind: { case: "resize", value: this.#size } });
+    this.#roomMade?.();
+  }
+
+  /** Moves output until the end; undefined: the owner has died. */
+  async #follow(): Promise<AttachEnd | undefined> {
+    const session = this.#session;
+    try {
+      for (let next = await session?.outputs.next(); next !== undefined && next.done !== true; next = await session?.outputs.next()) {
+        const { kind } = next.value;
+        if (kind.case === "output") this.#write(kind.value.fd, Number(kind.value.offset), kind.value.bytes);
+        else if (kind.case === "outputEnd") this.#acknowledgeAll(kind.value.fd, Number(kind.value.offset));
+        else if (kind.case === "stdinAck") this.#makeRoom(Number(kind.value.offset));
+        else if (kind.case === "exit") {
+          const { exitStatus, oomKilled, reason, signal } = kind.value;
+          this.#exited.resolve({ exitStatus, oomKilled, reason, signal });
+          await Promise.all(this.#writes.values());
+          session?.inputs.end();
+          return { type: "exit", exitStatus, oomKilled, reason, signal };
+        }
+      }
+    } catch (error) {
+      if (!this.#left && isConnectionLost(error)) return undefined;
+      throw error;
+    }
+    throw new RuntimeError("unavailable", "the owner ended the attachment", { reason: "owner_lost" });
+  }
+
+  #send(input: Input): void {
+    this.#session?.inputs.push(input);
   }
 
   #leave(how: AttachEnd): void {
+    this.#left = true;
     this.#leaving.resolve(how);
-    this.#inputs.end();
+    this.#session?.inputs.end();
   }
 
   /** Writes in order per stream without holding up the other stream, and acknowledges what was taken. */
   #write(fd: number, offset: number, bytes: Uint8Array): void {
+    const end = offset + bytes.length;
+    const received = this.#received.get(fd) ?? 0;
+    if (end <= received) return; // had from the owner before
+    this.#received.set(fd, end);
+    const fresh = offset < received ? bytes.subarray(received - offset) : bytes;
     const stream = fd === 2 ? this.#streams.stderr : this.#streams.stdout;
-    const before = this.#writes.get(fd) ?? Promise.resolve();
-    this.#writes.set(fd, before.then(() => new Promise<void>((resolve) => {
-      stream.write(bytes, (error) => {
+    this.#afterWrites(fd, () => new Promise<void>((resolve) => {
+      stream.write(fresh, (error) => {
         if (error !== null && error !== undefined) this.#leave({ type: "output_closed" });
-        else this.#acknowledge(fd, offset, offset + bytes.length);
+        else this.#acknowledge(fd, end, acknowledgeEveryBytes);
         resolve();
       });
-    })));
+    }));
   }
 
-  /** `from`: where the first piece began, which is not 0 for a client that came late. */
-  #acknowledge(fd: number, from: number, taken: number): void {
-    const before = this.#acknowledged.get(fd) ?? from;
-    const due = taken - before >= acknowledgeEveryBytes;
-    this.#acknowledged.set(fd, due ? taken : before);
-    if (due) this.#inputs.push({ kind: { case: "ack", value: { fd, offset: BigInt(taken) } } });
+  #acknowledgeAll(fd: number, total: number): void {
+    this.#afterWrites(fd, () => this.#acknowledge(fd, total, 0));
   }
 
-  /** The exit is announced when all output was taken, so the rest must not wait for a whole step. */
-  #acknowledgeEnd(fd: number, offset: bigint): void {
-    void (this.#writes.get(fd) ?? Promise.resolve()).then(() => this.#inputs.push({ kind: { case: "ack", value: { fd, offset } } }));
+  #afterWrites(fd: number, step: () => void | Promise<void>): void {
+    this.#writes.set(fd, (this.#writes.get(fd) ?? Promise.resolve()).then(step));
+  }
+
+  #acknowledge(fd: number, taken: number, stepBytes: number): void {
+    if (taken - (this.#acknowledged.get(fd) ?? 0) < stepBytes) return;
+    this.#acknowledged.set(fd, taken);
+    this.#send({ kind: { case: "ack", value: { fd, offset: BigInt(taken) } } });
   }
 
   #makeRoom(taken: number): void {
-    this.#taken = taken;
+    this.#sentInput.taken(taken);
     this.#roomMade?.();
   }
 
@@ -158,13 +225,18 @@ export class AttachClient {
       // A terminal that went away (EIO after a hang-up) is the end of input.
       if (!isErrnoException(error)) throw error;
     }
-    this.#inputs.push({ kind: { case: "stdinEnd", value: { fd: 0, offset: BigInt(this.#sent) } } });
+    this.#inputEnded = true;
+    this.#sendInputEnd();
+  }
+
+  #sendInputEnd(): void {
+    this.#send({ kind: { case: "stdinEnd", value: { fd: 0, offset: BigInt(this.#sentInput.end) } } });
   }
 
   async #sendPiece(bytes: Uint8Array): Promise<void> {
-    while (this.#sent + bytes.length - this.#taken > stdioWindowBytes) await new Promise<void>((resolve) => { this.#roomMade = resolve; });
-    this.#inputs.push({ kind: { case: "stdin", value: { fd: 0, offset: BigInt(this.#sent), bytes } } });
-    this.#sent += bytes.length;
+    while (this.#sentInput.keptBytes + bytes.length > stdioWindowBytes) await new Promise<void>((resolve) => { this.#roomMade = resolve; });
+    const offset = this.#sentInput.add(bytes);
+    this.#send({ kind: { case: "stdin", value: { fd: 0, offset: BigInt(offset), bytes } } });
   }
 }
 

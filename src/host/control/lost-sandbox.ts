@@ -1,34 +1,57 @@
 import { closeSync } from "node:fs";
-import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
+import { silentLogger, type Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
-import { releasers } from "../assemble.ts";
+import { plannedRecords, releasers } from "../assemble.ts";
 import { ContainerStore } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
+import { savedContainers, type SavedEnd } from "../store/saved-records.ts";
+import { setAside } from "../store/state-file.ts";
 import { removeSandboxFolder, settleLostContainers } from "./sweep.ts";
 
 /**
- * Gives back everything a sandbox held whose owner is gone, and marks its containers as ended. Does
- * nothing while an owner lives. "Already gone" is success.
+ * Gives back everything a sandbox held whose owner is gone, and marks its containers as ended. False
+ * while an owner lives: then nothing is done. "Already gone" is success.
  * @throws RuntimeError `internal` naming what could not be given back.
  */
-export async function releaseLostSandbox(folders: StateFolders, sandboxId: string): Promise<void> {
+export async function releaseLostSandbox(folders: StateFolders, sandboxId: string): Promise<boolean> {
   const lock = lockOwner(sandboxPaths(folders, sandboxId).ownerLock);
-  if (lock === "held") return;
+  if (lock === "held") return false;
   if (lock === undefined) {
-    settleLostContainers(new ContainerStore(folders), sandboxId);
-    return;
+    settleLostContainers(new ContainerStore(folders), sandboxId, new Map());
+    return true;
   }
   const [failure] = await releaseHeld(folders, sandboxId);
   closeSync(lock);
   if (failure !== undefined) throw new RuntimeError("internal", `clean up after sandbox "${sandboxId}"`, { cause: failure });
+  return true;
+}
+
+/**
+ * A sandbox's ledger. One that cannot be read is set aside, and what it named is worked out from the
+ * sandbox's configuration: every name of ours derives from the id.
+ */
+export function openLedger(folders: StateFolders, sandboxId: string, log: Logger = silentLogger): Ledger {
+  const { ledger } = sandboxPaths(folders, sandboxId);
+  try {
+    return Ledger.open(ledger);
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+    log.error("ledger set aside", { error: describeError(error), path: setAside(ledger) });
+    const rebuilt = Ledger.open(ledger);
+    rebuilt.reserve(plannedRecords(folders, sandboxId));
+    return rebuilt;
+  }
 }
 
 /** The same for a caller that has the owner's lock. Returns what could not be given back. */
 export async function releaseHeld(folders: StateFolders, sandboxId: string): Promise<unknown[]> {
   const paths = sandboxPaths(folders, sandboxId);
-  const failures = await Ledger.open(paths.ledger).releaseAll(releasers);
-  settleLostContainers(new ContainerStore(folders), sandboxId);
+  const ledger = openLedger(folders, sandboxId);
+  const ends = savedEnds(ledger);
+  const failures = await ledger.releaseAll(releasers);
+  settleLostContainers(new ContainerStore(folders), sandboxId, ends);
   removeSandboxFolder(paths.folder);
   return failures;
 }
@@ -39,5 +62,15 @@ function lockOwner(path: string): number | "held" | undefined {
   } catch (error) {
     if (isErrnoException(error, "ENOENT")) return undefined; // the folder is gone: a reboot, or a sandbox that ended in order
     throw error;
+  }
+}
+
+/** The ends that are known of a sandbox's containers, by id. */
+function savedEnds(ledger: Ledger): Map<string, SavedEnd> {
+  try {
+    return new Map(savedContainers(ledger).flatMap(({ name, end }) => (end === undefined ? [] : [[name, end]])));
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+    return new Map(); // then they count as lost
   }
 }

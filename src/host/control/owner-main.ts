@@ -1,4 +1,5 @@
-// The owner of one sandbox: node owner.js SANDBOX_FOLDER. Descriptor 3, when open, takes one line of
+// The owner of one sandbox: node owner.js SANDBOX_FOLDER [again]. The first one makes the sandbox; one that
+// comes after it ("again") takes over what is there. Descriptor 3, when open, takes one line of
 // JSON as soon as the sandbox is up or has failed (docs/files.md, "ready line").
 import { closeSync, existsSync, fstatSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
@@ -15,12 +16,14 @@ import { drivers } from "../assemble.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import { defaultStartTimeoutMs, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore } from "../store/container-store.ts";
-import { Ledger } from "../store/ledger.ts";
-import { sandboxPaths } from "../store/paths.ts";
-import { readStateFile } from "../store/state-file.ts";
+import { readBootId } from "../store/host-facts.ts";
+import type { Ledger } from "../store/ledger.ts";
+import { sandboxOfFolder, sandboxPaths } from "../store/paths.ts";
+import { savedSandbox, type SandboxRecord } from "../store/saved-records.ts";
+import { readStateFile, setAside } from "../store/state-file.ts";
 import { Owner } from "./owner.ts";
 import { ownerService } from "./owner-service.ts";
-import { releaseHeld } from "./lost-sandbox.ts";
+import { openLedger, releaseHeld, releaseLostSandbox } from "./lost-sandbox.ts";
 import { removeSandboxFolder } from "./sweep.ts";
 import { taskService } from "./task-service.ts";
 
@@ -28,41 +31,109 @@ import { taskService } from "./task-service.ts";
 const stopTimeoutMs = 12_000;
 const readyFd = 3;
 
-async function main(folder: string): Promise<void> {
-  const config = readStateFile(join(folder, "sandbox.json")) as SandboxConfig | undefined; // written by start-owner.ts, which checked it
-  if (config === undefined) throw new RuntimeError("not_found", `read "${folder}/sandbox.json"`);
+/** Longest time to take a sandbox over: a busy guest answers, and a call that is under way in it ends, in seconds. */
+const adoptTimeoutMs = 30_000;
+/** The owner's own exit codes: 0 tells the supervisor not to start another. */
+const exitTryAgain = 1;
+
+async function main(folder: string, again: boolean): Promise<number> {
+  const config = readConfig(folder);
+  if (config === undefined) return giveBackUnknown(folder);
   const paths = sandboxPaths(config.folders, config.sandboxId);
   const log = new Logger({ level: config.debug ? "debug" : "info", fields: { sandboxId: config.sandboxId } });
-  const lock = flockExclusive(paths.ownerLock);
-  if (lock === undefined) throw new RuntimeError("already_exists", `sandbox "${config.sandboxId}" has an owner already`);
-  const store = new ContainerStore(config.folders);
-  const ledger = Ledger.open(paths.ledger);
-  if (ledger.records.length > 0) {
-    // An owner before this one died; what it held is given back, and its containers are marked as lost.
-    for (const failure of await releaseHeld(config.folders, config.sandboxId)) log.error("not released", { error: describeError(failure) });
-    return;
+  const lock = lockOwner(paths.ownerLock);
+  if (lock === undefined) return 0; // somebody else's, or gone
+  const ledger = openLedger(config.folders, config.sandboxId, log);
+  const record = adoptableSandbox(ledger);
+  if (record === undefined && (again || ledger.records.length > 0)) {
+    log.info("an owner died while the sandbox came up or went down; giving back what it held");
+    await release(config, log);
+    return 0;
   }
   const starting = Promise.withResolvers<Sandbox>();
   const giveUp = new AbortController();
-  const owner = new Owner(starting.promise, giveUp, store, log);
+  const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { adopting: record !== undefined });
+  const context = { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
   const server = serve(owner, paths.ownerSocket);
   process.on("SIGTERM", () => void owner.finish(stopTimeoutMs));
   try {
-    const sandbox = await Sandbox.create(config, { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd }, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal });
+    const sandbox = record === undefined ? await Sandbox.create(config, context, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal }) : await Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
     starting.resolve(sandbox);
-    for (const warning of sandbox.warnings) log.warn(warning);
-    // Whoever started us was killed while the sandbox came up: nobody knows of it.
-    if (announce({ ready: true, warnings: sandbox.warnings }) === "unheard") void owner.finish(0);
+    if (record !== undefined) log.info("sandbox taken over", { containers: sandbox.containers.size });
+    else greetStarter(owner, sandbox);
     await owner.finished;
   } catch (error) {
     starting.reject(error);
-    const failures = RuntimeError.is(error) ? error.cleanupErrors : [];
-    log.error("sandbox not started", { error: describeError(error), cleanupErrors: failures.map(describeError) });
-    announce({ error: { code: codeOf(error), message: describeError(error), reason: RuntimeError.is(error) ? error.reason : undefined, hint: RuntimeError.is(error) ? error.hint : undefined } });
+    if (record === undefined) reportFailure(error, log);
+    else if (!await giveUpAdoption(error, config, giveUp.signal.aborted, log)) return exitTryAgain;
   }
   server.close();
   removeSandboxFolder(paths.folder);
   closeSync(lock);
+  return 0;
+}
+
+/** The configuration start-owner.ts has written. One that cannot be read is set aside. */
+function readConfig(folder: string): SandboxConfig | undefined {
+  const path = join(folder, "sandbox.json");
+  try {
+    return readStateFile(path) as SandboxConfig | undefined; // written by start-owner.ts, which checked it
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+    console.error(`${describeError(error)}; kept as ${setAside(path)}`);
+    return undefined;
+  }
+}
+
+/** Without its configuration nobody can go on with a sandbox; what it holds is in the ledger. */
+async function giveBackUnknown(folder: string): Promise<number> {
+  const { folders, sandboxId } = sandboxOfFolder(folder);
+  await releaseLostSandbox(folders, sandboxId);
+  return 0;
+}
+
+function lockOwner(path: string): number | undefined {
+  try {
+    return flockExclusive(path);
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return undefined; // its folder was removed since we were started
+    throw error;
+  }
+}
+
+/** The sandbox's record, when its VM can still be there and is to stay. */
+function adoptableSandbox(ledger: Ledger): SandboxRecord | undefined {
+  try {
+    const record = savedSandbox(ledger);
+    return record?.phase === "running" && ledger.bootId === readBootId() ? record : undefined;
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+    return undefined;
+  }
+}
+
+/** What cannot be taken over is given back; false: it may work another time. */
+async function giveUpAdoption(error: unknown, config: SandboxConfig, stopped: boolean, log: Logger): Promise<boolean> {
+  log.error("sandbox not taken over", { error: describeError(error) });
+  const hopeless = stopped || RuntimeError.is(error, "data_loss") || (RuntimeError.is(error) && error.reason === "vmm_died");
+  if (hopeless) await release(config, log);
+  return hopeless;
+}
+
+async function release(config: SandboxConfig, log: Logger): Promise<void> {
+  for (const failure of await releaseHeld(config.folders, config.sandboxId)) log.error("not released", { error: describeError(failure) });
+}
+
+function greetStarter(owner: Owner, sandbox: Sandbox): void {
+  for (const warning of sandbox.warnings) owner.log.warn(warning);
+  // Whoever started us was killed while the sandbox came up: nobody knows of it.
+  if (announce({ ready: true, warnings: sandbox.warnings }) === "unheard") void owner.finish(0);
+}
+
+function reportFailure(error: unknown, log: Logger): void {
+  const failures = RuntimeError.is(error) ? error.cleanupErrors : [];
+  log.error("sandbox not started", { error: describeError(error), cleanupErrors: failures.map(describeError) });
+  announce({ error: { code: codeOf(error), message: describeError(error), reason: RuntimeError.is(error) ? error.reason : undefined, hint: RuntimeError.is(error) ? error.hint : undefined } });
 }
 
 /** Serves both services to processes of the same user, and to root. */
@@ -98,10 +169,9 @@ function announce(line: object): "told" | "unheard" | "nobody" {
   }
 }
 
-const [, , folder] = process.argv;
+const [, , folder, again] = process.argv;
 if (folder === undefined || !existsSync(folder)) {
-  console.error("usage: owner SANDBOX_FOLDER");
+  console.error("usage: owner SANDBOX_FOLDER [again]");
   process.exit(2);
 }
-await main(folder);
-process.exit(0);
+process.exit(await main(folder, again === "again"));

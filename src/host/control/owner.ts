@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
@@ -16,16 +17,12 @@ import { Keeping } from "./keeping.ts";
 
 /** Time clients get to read the end of the last container before the owner goes. */
 const lingerMs = 2_000;
+/** Time they get to come back after the death of an owner, when that was the end of the container too. */
+const comeBackMs = 2_000;
 /** How long a sandbox without containers and callers is kept. */
 const idleTimeoutMs = 30_000;
 /** Longest config.json we read; Kubernetes' are some 100 KiB. */
 const maxSpecBytes = 4 * 1024 * 1024;
-
-/** What the owner knows of a container beyond what the sandbox does. */
-interface Backing {
-  readonly options: CreateOptions;
-  readonly terminal: boolean;
-}
 
 /**
  * The state behind the services an owner serves: one sandbox, what is on disk about its containers,
@@ -33,13 +30,14 @@ interface Backing {
  */
 export class Owner {
   readonly log: Logger;
+  /** The sandbox is taken over from an owner that has died: it is up, and soon ours. */
+  readonly adopting: boolean;
   readonly events = new EventBroadcast<SandboxEvent & { readonly unixNanos: bigint }>();
   /** Leases and time limits. */
   readonly keeping = new Keeping((why) => {
     this.log.info("sandbox ended", { why });
     void this.finish(0);
   });
-  readonly #backings = new Map<string, Backing>();
   /** Ends the use of a running exec, by container and exec id. */
   readonly #execUses = new Map<string, () => void>();
   readonly #starting: Promise<Sandbox>;
@@ -54,7 +52,8 @@ export class Owner {
   #over = false;
 
   /** `giveUp` ends a start that is still under way. */
-  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger) {
+  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger, options: { readonly adopting?: boolean } = {}) {
+    this.adopting = options.adopting ?? false;
     this.#starting = starting;
     this.#giveUp = giveUp;
     this.#store = store;
@@ -63,6 +62,7 @@ export class Owner {
       this.#sandbox = sandbox;
       // A VM that ends by itself ends the owner too; by then every process has got its end.
       void sandbox.ended.then(() => this.finish(0));
+      if (this.adopting) this.#goOn(sandbox);
       this.#considerIdle();
     }, () => { /* whoever started the owner reports it */ });
   }
@@ -102,7 +102,7 @@ export class Owner {
   /** Writes the end of a container into its folder, before anybody is told of it. */
   readonly recordEnd = (container: Container, end: ProcessEnd): void => {
     // What is to be removed is out of sight before anybody hears of its end.
-    if (this.#backings.get(container.containerId)?.options.autoRemove === true) return this.#removeFiles(container);
+    if (container.backing.autoRemove) return this.#removeFiles(container);
     this.#writeStatus(container, { status: "exited", exitCode: end.exitStatus, oomKilled: end.oomKilled, error: end.reason, finishedAtUnixMs: Number(end.exitedAtUnixNanos / 1_000_000n) });
   };
 
@@ -111,7 +111,7 @@ export class Owner {
     const sandbox = await this.ready();
     const spec = readSpec(bundle);
     const log = options.containerFolder === "" || options.noLog ? undefined : await ContainerLogWriter.open(join(options.containerFolder, "log"));
-    this.#backings.set(containerId, { options, terminal });
+    const { containerFolder, autoRemove, lastOneOut } = options;
     try {
       return await sandbox.createContainer({
         containerId, bundle, spec, rootfs,
@@ -121,9 +121,9 @@ export class Owner {
         init: options.idle ? "idle" : options.init ? "init" : "none",
         io: { terminal, stdin: options.stdin, log, holdOutput: options.holdOutput },
         terminalSize: options.terminalSize,
+        backing: { containerFolder, autoRemove, lastOneOut },
       }, { timeoutMs });
     } catch (error) {
-      this.#backings.delete(containerId);
       await log?.close();
       throw error;
     }
@@ -147,20 +147,10 @@ export class Owner {
     if (container.state === "paused" || container.state === "running") this.#writeStatus(container, { status: container.state });
   }
 
-  /** Writes what the containers of a sandbox that stands still, or goes on, are for those who look at files. */
-  noteSandboxState(): void {
-    const { sandbox } = this;
-    for (const container of sandbox?.containers.values() ?? []) {
-      if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: sandbox?.state === "paused" ? "paused" : container.state });
-    }
-  }
-
   async deleteContainer(containerId: string, timeoutMs: number): Promise<Container> {
     const sandbox = await this.ready();
     const container = await sandbox.deleteContainer(containerId, { timeoutMs });
-    const backing = this.#backings.get(containerId);
-    this.#backings.delete(containerId);
-    if (backing?.options.lastOneOut === true) void this.finish(0);
+    if (container.backing.lastOneOut) void this.finish(0);
     return container;
   }
 
@@ -210,30 +200,48 @@ export class Owner {
     this.#finished.resolve();
   }
 
-  /** The last container has ended: clients get its end, then the sandbox goes. */
-  #containerEnded(containerId: string): void {
-    const backing = this.#backings.get(containerId);
-    if (backing?.options.lastOneOut !== true) return;
+  /** Puts on disk what the owner before did not come to, and does what it would have done next. */
+  #goOn(sandbox: Sandbox): void {
+    for (const container of sandbox.containers.values()) {
+      const { end } = container.init;
+      for (const exec of container.execs.values()) if (exec.state === "running") this.#countExecs({ action: "exec_start", containerId: container.containerId, execId: exec.execId, attributes: {} });
+      if (end !== undefined) {
+        this.recordEnd(container, end);
+        this.#containerEnded(container.containerId, comeBackMs);
+      } else if (container.state !== "created") {
+        this.#writeRunning(container, container.state === "paused" ? "paused" : "running");
+      }
+    }
+  }
+
+  #writeRunning(container: Container, word: "running" | "paused"): void {
+    const { status, startedAtUnixMs } = this.#store.readStatus(container.containerId);
+    if (status !== word) this.#writeStatus(container, { status: word, startedAtUnixMs: startedAtUnixMs === 0 ? Date.now() : startedAtUnixMs, guestPid: container.init.guestPid });
+  }
+
+  /** The last container has ended: clients get its end, then the sandbox goes. `returnMs`: they may still have to come. */
+  #containerEnded(containerId: string, returnMs = 0): void {
+    const backing = this.#sandbox?.containers.get(containerId)?.backing;
+    if (backing?.lastOneOut !== true) return;
     void (async () => {
+      if (returnMs > 0) await delay(returnMs);
       if (this.#attachedClients > 0) {
         const gone = new Promise<void>((resolve) => { this.#lastDetached = resolve; });
         await orAbandon(gone, "clients", { timeoutMs: lingerMs }).catch(() => this.log.info("a client did not leave in time"));
       }
       // A container that is thrown away needs no orderly end: its disk goes with it.
-      await this.finish(backing.options.autoRemove ? 0 : 5_000);
+      await this.finish(backing.autoRemove ? 0 : 5_000);
     })();
   }
 
   #removeFiles(container: Container): void {
-    const backing = this.#backings.get(container.containerId);
-    if (backing?.options.autoRemove !== true) return;
+    if (!container.backing.autoRemove) return;
     const record = this.#store.read(container.containerId);
     if (record !== undefined) this.#store.remove(record);
   }
 
   #writeStatus(container: Container, changes: Partial<ContainerStatus>): void {
-    const backing = this.#backings.get(container.containerId);
-    if (backing === undefined || backing.options.containerFolder === "") return;
+    if (container.backing.containerFolder === "") return;
     const sandbox = this.#sandbox;
     try {
       this.#store.writeStatus(container.containerId, {

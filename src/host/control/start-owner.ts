@@ -3,11 +3,12 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, type ErrorCode, isErrnoException } from "../../shared/base/errors.ts";
-import { cleanEnvironment, startProcess } from "../../shared/linux/run-process.ts";
+import { startProcess, type ManagedProcess, type StartOptions } from "../../shared/linux/run-process.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { packageNode, packageRoot } from "../config/package-root.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
-import { sandboxPaths } from "../store/paths.ts";
+import { sandboxPaths, type StateFolders } from "../store/paths.ts";
+import { taggedEnvironment } from "../store/tagged-process.ts";
 
 /** What the owner says on its ready line. */
 interface ReadyLine {
@@ -30,13 +31,7 @@ export async function startOwner(config: SandboxConfig, options: WaitOptions): P
   const log = openSync(paths.ownerLog, "a", 0o600);
   try {
     writeFileAtomic(paths.state, JSON.stringify(config, undefined, 1));
-    const root = packageRoot();
-    const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [packageNode(), join(root, "dist/owner.js"), paths.folder], {
-      stdio: ["ignore", log, log, "pipe"],
-      cwd: "/",
-      env: { ...cleanEnvironment(), CASEMATE_RESOURCE: `${config.sandboxId}/owner` },
-    });
-    supervisor.child.unref();
+    const supervisor = await launchSupervisor(config.sandboxId, [paths.folder], ["ignore", log, log, "pipe"]);
     const line = supervisor.child.stdio[3] as Readable; // a pipe, as asked for above
     try {
       return await orAbandon(readReadyLine(line, paths.ownerLog), `start sandbox "${config.sandboxId}"`, options);
@@ -49,6 +44,31 @@ export async function startOwner(config: SandboxConfig, options: WaitOptions): P
   } finally {
     closeSync(log);
   }
+}
+
+/** What marks a sandbox's supervisor and owner among the host's processes. */
+export function ownerToken(sandboxId: string): string {
+  return `${sandboxId}/owner`;
+}
+
+/** Starts a further owner of a sandbox whose owner has died, under a supervisor. It goes on where the dead one was. */
+export async function launchOwner(folders: StateFolders, sandboxId: string): Promise<void> {
+  const paths = sandboxPaths(folders, sandboxId);
+  const log = openSync(paths.ownerLog, "a", 0o600);
+  try {
+    await launchSupervisor(sandboxId, [paths.folder, "again"], ["ignore", log, log]);
+  } finally {
+    closeSync(log);
+  }
+}
+
+async function launchSupervisor(sandboxId: string, args: readonly string[], stdio: StartOptions["stdio"]): Promise<ManagedProcess> {
+  const root = packageRoot();
+  const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [packageNode(), join(root, "dist/owner.js"), ...args], {
+    stdio, cwd: "/", env: taggedEnvironment(ownerToken(sandboxId)),
+  });
+  supervisor.child.unref();
+  return supervisor;
 }
 
 function claimFolder(folder: string, sandboxId: string): void {

@@ -1,8 +1,11 @@
 import { renameSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { isErrnoException } from "../../shared/base/errors.ts";
-import type { ContainerStore } from "../store/container-store.ts";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { newStatus, type ContainerStatus, type ContainerStore } from "../store/container-store.ts";
+import { containerPaths } from "../store/paths.ts";
 import { lostExitCode } from "../store/present-status.ts";
+import type { SavedEnd } from "../store/saved-records.ts";
+import { setAside } from "../store/state-file.ts";
 
 /** Removes a sandbox's run folder, first out of sight. "Already gone" is success. */
 export function removeSandboxFolder(folder: string): void {
@@ -15,12 +18,25 @@ export function removeSandboxFolder(folder: string): void {
   rmSync(doomed, { recursive: true, force: true });
 }
 
-/** Marks containers of a sandbox that is gone as exited, and removes those that were to be removed. */
-export function settleLostContainers(store: ContainerStore, sandboxId: string): void {
+/** Marks containers of a sandbox that is gone as exited, and removes those that were to be removed. `ends`: those that are known, by id. */
+export function settleLostContainers(store: ContainerStore, sandboxId: string, ends: ReadonlyMap<string, SavedEnd>): void {
   for (const record of store.list().filter((candidate) => candidate.sandboxId === sandboxId)) {
-    const status = store.readStatus(record.containerId);
+    const status = readStatusOrNew(store, record.containerId);
     if (status.status !== "running" && status.status !== "paused") continue;
+    const end = ends.get(record.containerId);
     if (record.autoRemove) store.remove(record);
-    else store.writeStatus(record.containerId, { ...status, status: "exited", exitCode: lostExitCode, error: "owner_lost", finishedAtUnixMs: Date.now() });
+    else if (end === undefined) store.writeStatus(record.containerId, { ...status, status: "exited", exitCode: lostExitCode, error: "owner_lost", finishedAtUnixMs: Date.now() });
+    else store.writeStatus(record.containerId, { ...status, status: "exited", exitCode: end.exitStatus, oomKilled: end.oomKilled, error: end.reason, finishedAtUnixMs: Math.round(Number(end.exitedAtUnixNanos) / 1e6) });
+  }
+}
+
+/** A status that cannot be read is set aside; its container then counts as running, and so as lost. */
+function readStatusOrNew(store: ContainerStore, containerId: string): ContainerStatus {
+  try {
+    return store.readStatus(containerId);
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+    setAside(containerPaths(store.folders, containerId).status);
+    return { ...newStatus, status: "running" };
   }
 }

@@ -10,7 +10,6 @@ import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
 import type { ContainerState } from "../sandbox/container-state.ts";
 import type { GuestProcess, ProcessEnd } from "../sandbox/process.ts";
 import type { Owner } from "./owner.ts";
-import { toTaskMetrics } from "./task-metrics.ts";
 
 /** Limit of one call into the guest that should be quick; a stuck guest answers nothing. */
 const guestCallTimeoutMs = 30_000;
@@ -59,8 +58,8 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
       });
       return {};
     },
-    state(request) {
-      const sandbox = requireSandbox(owner);
+    async state(request) {
+      const sandbox = owner.adopting ? await owner.ready() : requireSandbox(owner);
       const container = sandbox.container(request.id);
       const process = container.process(request.execId);
       const status = request.execId === "" ? taskStatus[container.state] : execStatus(process);
@@ -75,7 +74,7 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
       };
     },
     async wait(request, { signal }) {
-      const end = await requireSandbox(owner).process(request.id, request.execId).wait({ signal });
+      const end = await (await owner.ready()).process(request.id, request.execId).wait({ signal });
       return { exitStatus: end.exitStatus, exitedAt: exitedAt(end) };
     },
     async kill(request) {
@@ -121,8 +120,8 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
       await (await owner.ready()).update(request.id, parseResources(request.resources), wait);
       return {};
     },
-    async stats(request) {
-      return { stats: toTaskMetrics(await (await owner.ready()).stats(request.id, wait)) };
+    stats() {
+      throw new RuntimeError("unimplemented", "stats: not here yet");
     },
     connect() {
       return { shimPid: process.pid, taskPid: owner.sandbox?.vm.identity.pid ?? 0, version: taskApiVersion };
@@ -140,7 +139,7 @@ function taskPid(owner: Owner): number {
   return owner.sandbox?.vm.identity.pid ?? 0;
 }
 
-/** State and Wait answer at once, so they do not wait for a sandbox that is still starting. */
+/** State answers at once, so it does not wait for a sandbox that is still starting. */
 function requireSandbox(owner: Owner): NonNullable<Owner["sandbox"]> {
   if (owner.sandbox === undefined) throw new RuntimeError("failed_precondition", "the sandbox is still starting", { reason: "not_ready" });
   return owner.sandbox;

@@ -1,4 +1,5 @@
 import type { WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import type { DiskSpec, PluggedDisk, VirtualMachine } from "../hypervisor/virtual-machine.ts";
 
 interface PooledDisk {
@@ -21,17 +22,35 @@ export interface HeldDisk extends PluggedDisk {
 export class DiskPool {
   readonly #vm: Pick<VirtualMachine, "plugDisk" | "unplug">;
   readonly #disks = new Map<string, PooledDisk>();
+  /** Ids of disks that are about to be plugged, by path. */
+  readonly #planned = new Map<string, string>();
   #nextNumber = 0;
 
   constructor(vm: Pick<VirtualMachine, "plugDisk" | "unplug">) {
     this.#vm = vm;
   }
 
+  /** The id that the disk of that path has, or will have when it is taken. */
+  plan(path: string): string {
+    const diskId = this.#disks.get(path)?.diskId ?? this.#planned.get(path) ?? `disk${this.#nextNumber++}`;
+    this.#planned.set(path, diskId);
+    return diskId;
+  }
+
+  /** Counts a holder from the time of an earlier owner; `plugged` is where the guest finds the disk, undefined when it was never plugged. */
+  adopt(path: string, diskId: string, plugged: PluggedDisk | undefined): void {
+    const disk = this.#disks.get(path) ?? { diskId, holders: 0, plugged: plugged === undefined ? notPlugged(path) : Promise.resolve(plugged) };
+    disk.holders++;
+    this.#disks.set(path, disk);
+    this.#nextNumber = Math.max(this.#nextNumber, 1 + Number(/^disk(\d+)$/.exec(diskId)?.[1] ?? -1));
+  }
+
   /** Plugs the disk, or counts one more holder of it. */
   async take(disk: Omit<DiskSpec, "diskId">, options: WaitOptions): Promise<HeldDisk> {
     let pooled = this.#disks.get(disk.path);
     if (pooled === undefined) {
-      const diskId = `disk${this.#nextNumber++}`;
+      const diskId = this.plan(disk.path);
+      this.#planned.delete(disk.path);
       pooled = { diskId, holders: 0, plugged: this.#vm.plugDisk({ ...disk, diskId }, options) };
       this.#disks.set(disk.path, pooled);
     }
@@ -51,4 +70,10 @@ export class DiskPool {
     this.#disks.delete(path);
     await this.#vm.unplug(pooled.diskId, options);
   }
+}
+
+function notPlugged(path: string): Promise<PluggedDisk> {
+  const failure = Promise.reject<PluggedDisk>(new RuntimeError("failed_precondition", `disk "${path}" is being taken back`));
+  failure.catch(() => { /* only of interest to somebody who takes it meanwhile */ });
+  return failure;
 }

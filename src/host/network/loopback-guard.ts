@@ -43,6 +43,7 @@ const absentExitCodes = [0, 1, 2];
 /** The packet-filter rules of one sandbox. Held: undefined, or why there are none. */
 export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | undefined> = {
   kind: "loopback-guard",
+  volatile: true, // and its chain is named after a slot that is known only when it is claimed
   plan: ({ slot, uid }) => ({ kind: "loopback-guard", name: "loopback", chain: `casemate-${slot}`, uid }),
   act: async (record, { nameservers }) => {
     try {

@@ -124,13 +124,18 @@ interface Passt {
   readonly process: ManagedProcess;
 }
 
+/** The record of a sandbox's passt before it runs. */
+export function planPasst({ sandboxId, sandboxFolder }: Pick<NetworkRequest, "sandboxId" | "sandboxFolder">): PasstRecord {
+  return { kind: "passt", name: "passt", token: `${sandboxId}/passt`, folder: join(sandboxFolder, "passt"), identity: undefined };
+}
+
 /** Our ends of running links, to be closed when they are given back; a later process has none. */
 const heldEnds = new Map<string, { readonly fd: number; readonly inode: number }>();
 
 /** The passt process of a sandbox. */
 export const passtKind: ResourceKind<PasstSpec, PasstRecord, Passt> = {
   kind: "passt",
-  plan: ({ sandboxId, sandboxFolder }) => ({ kind: "passt", name: "passt", token: `${sandboxId}/passt`, folder: join(sandboxFolder, "passt"), identity: undefined }),
+  plan: planPasst,
   act: async (record, spec, note) => {
     mkdirSync(record.folder, { recursive: true, mode: 0o700 });
     if (spec.user !== undefined) chownSync(record.folder, spec.user.uid, spec.user.gid);

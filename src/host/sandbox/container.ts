@@ -12,7 +12,9 @@ import type { SandboxShares } from "./drivers.ts";
 import type { SandboxRoom } from "./sandbox-room.ts";
 import { guestPaths, hostMounts, toGuestSpec, type InitKind } from "./guest-spec.ts";
 import { GuestProcess } from "./process.ts";
-import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
+import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
+import type { Ledger } from "../store/ledger.ts";
+import type { ContainerBacking, SavedContainer } from "../store/saved-records.ts";
 
 /** One layer of a container's root file system, as containerd's Task API describes mounts. */
 export interface RootfsMount {
@@ -36,11 +38,14 @@ export interface ContainerRequest {
   readonly init?: InitKind;
   readonly io: ProcessIoOptions;
   readonly terminalSize: { readonly rows: number; readonly columns: number } | undefined;
+  /** What the owner does with it beyond running it; default: nothing. */
+  readonly backing?: ContainerBacking;
 }
 
 /** What a container uses of its sandbox. */
 export interface ContainerContext {
   readonly connection: AgentClient;
+  readonly ledger: Ledger;
   readonly room: SandboxRoom;
   readonly disks: DiskPool;
   /** Undefined when the sandbox was made without shares. */
@@ -54,7 +59,7 @@ export interface ContainerContext {
 export class Container {
   readonly containerId: string;
   readonly bundle: string;
-  readonly spec: RunnableSpec;
+  readonly backing: ContainerBacking;
   readonly init: GuestProcess;
   readonly execs = new Map<string, GuestProcess>();
   /** Its limits now: those of the spec, and what was changed since. */
@@ -63,12 +68,12 @@ export class Container {
   /** Gives back disks and shares; runs once, when the container is deleted. */
   readonly #teardown: UndoStack;
 
-  private constructor(request: ContainerRequest, init: GuestProcess, teardown: UndoStack) {
-    this.containerId = request.containerId;
-    this.bundle = request.bundle;
-    this.spec = request.spec;
+  private constructor(saved: Pick<SavedContainer, "name" | "bundle" | "backing" | "resources">, init: GuestProcess, teardown: UndoStack) {
+    this.containerId = saved.name;
+    this.bundle = saved.bundle;
+    this.backing = saved.backing;
     this.init = init;
-    this.resources = request.spec.linux?.resources ?? {};
+    this.resources = saved.resources;
     this.#teardown = teardown;
   }
 
@@ -77,8 +82,15 @@ export class Container {
     return withUndo(async (undo) => {
       const build = new ContainerBuild(request, context, undo);
       await steps.runAll(createContainerSteps, build);
-      return new Container(request, build.init, undo.move());
+      return new Container(build.saved, build.init, undo.move());
     });
+  }
+
+  /** A container from the time of an earlier owner; `teardown` gives back what it holds. */
+  static restore(saved: SavedContainer, init: GuestProcess, state: ContainerState, teardown: UndoStack): Container {
+    const container = new Container(saved, init, teardown);
+    container.#state = state;
+    return container;
   }
 
   get state(): ContainerState { return this.#state; }
@@ -121,12 +133,15 @@ export class ContainerBuild {
   disks: RootDisks = { lower: [], upper: undefined };
   sources = new Map<OciMount, string>();
   rootShare: string | undefined;
+  /** What a new owner would need of it; on disk before anything else is done. */
+  readonly saved: SavedContainer;
   #init: GuestProcess | undefined;
 
   constructor(request: ContainerRequest, context: ContainerContext, undo: UndoStack) {
     this.request = request;
     this.context = context;
     this.undo = undo;
+    this.saved = planContainer(request, context);
   }
 
   get init(): GuestProcess {
@@ -138,6 +153,7 @@ export class ContainerBuild {
 
 /** How a container comes to be in its sandbox; the reverse is its end. */
 export const createContainerSteps: readonly Step<ContainerBuild>[] = [
+  { name: "write the plan", run: writePlan },
   { name: "make room", run: ({ request: { containerId, spec }, context, undo }, wait) => context.room.claim(containerId, spec.linux?.resources ?? {}, undo, wait) },
   { name: "plug disks", run: async (build, wait) => { build.disks = await plugDisks(build, wait); } },
   { name: "share host folders", run: async (build) => { build.sources = await shareHostMounts(build); } },
@@ -146,6 +162,27 @@ export const createContainerSteps: readonly Step<ContainerBuild>[] = [
 ];
 
 const imageFileSystems = ["erofs", "squashfs"];
+const noBacking: ContainerBacking = { containerFolder: "", autoRemove: false, lastOneOut: false };
+
+function planContainer(request: ContainerRequest, context: ContainerContext): SavedContainer {
+  return {
+    kind: "container",
+    name: request.containerId,
+    bundle: request.bundle,
+    streamId: context.nextStreamId(),
+    io: saveIo(request.io),
+    disks: request.rootfs.filter(({ type }) => type !== "bind").map(({ source: path }) => ({ path, diskId: context.disks.plan(path) })),
+    shares: [...hostMounts(request.spec).map((_mount, index) => mountShareName(request.containerId, index)), ...(rootFolder(request) === undefined ? [] : [rootShareName(request.containerId)])],
+    resources: request.spec.linux?.resources ?? {},
+    backing: request.backing ?? noBacking,
+  };
+}
+
+function writePlan({ saved, context, undo }: ContainerBuild): void {
+  const records = [saved, ...saved.shares.map((name) => requireShares(context, name).plan(name))];
+  undo.add("record", () => context.ledger.strike(...records));
+  context.ledger.reserve(records);
+}
 
 async function plugDisks({ request, context, undo }: ContainerBuild, wait: WaitOptions): Promise<RootDisks> {
   const take = async (mount: RootfsMount, readOnly: boolean): Promise<HeldDisk> => {
@@ -166,22 +203,33 @@ async function plugDisks({ request, context, undo }: ContainerBuild, wait: WaitO
 async function shareHostMounts({ request, context, undo }: ContainerBuild): Promise<Map<OciMount, string>> {
   const sources = new Map<OciMount, string>();
   for (const [index, { mount, source, readOnly }] of hostMounts(request.spec).entries()) {
-    sources.set(mount, await requireShares(context, source).add(`${request.containerId}-${index}`, source, readOnly, undo));
+    sources.set(mount, await requireShares(context, source).add(mountShareName(request.containerId, index), source, readOnly, undo));
   }
   return sources;
 }
 
 /** A root file system that is a folder of the host goes over the share. Undefined when it is on disks. */
 async function shareRootfs({ request, context, undo }: ContainerBuild): Promise<string | undefined> {
-  const folder = request.rootfs.find(({ type }) => type === "bind");
+  const folder = rootFolder(request);
   if (folder === undefined) return undefined;
-  return requireShares(context, folder.source).add(`${request.containerId}-rootfs`, folder.source, folder.options.includes("ro"), undo);
+  return requireShares(context, folder.source).add(rootShareName(request.containerId), folder.source, folder.options.includes("ro"), undo);
+}
+
+function rootFolder(request: ContainerRequest): RootfsMount | undefined {
+  return request.rootfs.find(({ type }) => type === "bind");
+}
+
+function mountShareName(containerId: string, index: number): string {
+  return `${containerId}-${index}`;
+}
+
+function rootShareName(containerId: string): string {
+  return `${containerId}-rootfs`;
 }
 
 async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<void> {
-  const { request, context, undo } = build;
+  const { request, context, undo, saved: { streamId } } = build;
   const { containerId, io: { terminal, stdin }, terminalSize } = request;
-  const streamId = context.nextStreamId();
   const io = new ProcessIo(context.connection.streams(streamId), request.io);
   undo.add("stdio", () => io.close());
   build.init = new GuestProcess({ containerId, execId: "", terminal }, io);

@@ -6,11 +6,15 @@ import type { HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { VirtualMachine } from "../hypervisor/virtual-machine.ts";
 import type { Ledger } from "../store/ledger.ts";
+import { creatingSandbox, savedRecords } from "../store/saved-records.ts";
 import type { SandboxUser } from "../store/sandbox-user.ts";
 import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
 import { configureGuestNetwork } from "./guest-network.ts";
 import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
 import { raceDeath } from "./vm-death.ts";
+
+/** Version of casemate.v1.Guest that this host speaks (docs/compatibility.md). */
+export const guestProtocolVersion = 1;
 
 /** What a sandbox is made with. */
 export interface SandboxSurroundings {
@@ -76,6 +80,7 @@ function made<T>(part: T | undefined): T {
 
 /** First what the VM will need of the host. Then the guest is started: start-guest.ts. */
 export const takeHostSteps: readonly Step<SandboxBuild>[] = [
+  { name: "write the plan", run: writePlan },
   { name: "claim user", run: async (build) => { build.user = await build.surroundings.drivers.claimUser(build.config, build.surroundings.ledger, build.undo); } },
   { name: "start virtiofsd", when: ({ config }) => config.shares, run: async (build) => { build.shares = await build.surroundings.drivers.startShares(build.config, build.surroundings.ledger, build.undo); } },
   { name: "start network", when: ({ config }) => config.network !== "none", run: async (build) => { build.network = await build.surroundings.drivers.startNetwork(build.config, build.user, build.surroundings.ledger, build.undo, build.steps); } },
@@ -91,6 +96,13 @@ export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
   { name: "plug share", when: ({ shares }) => shares !== undefined, run: ({ vm, shares }, wait) => vm.plugShare(made(shares).device, wait) },
   { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
 ];
+
+/** All names at once, before anything is taken. Struck last: what could not be given back stays in the ledger. */
+function writePlan({ config, surroundings: { drivers, ledger }, undo }: SandboxBuild): void {
+  const planned = drivers.planned(config);
+  undo.add("record", () => ledger.strike(creatingSandbox, ...savedRecords(ledger), ...planned.filter((record) => ledger.isReserved(record))));
+  ledger.reserve([creatingSandbox, ...planned]);
+}
 
 async function mountShare({ connection, shares }: SandboxBuild, wait: WaitOptions): Promise<void> {
   const { device, guestMountPoint } = made(shares);

@@ -2,11 +2,12 @@ import type { WaitOptions } from "../../shared/base/deadline.ts";
 import type { Steps } from "../../shared/base/steps.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
-import type { NicSpec, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
+import type { NicSpec, PluggedDisk, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
-import type { Ledger } from "../store/ledger.ts";
+import type { Ledger, ResourceRecord } from "../store/ledger.ts";
 import type { SandboxUser } from "../store/sandbox-user.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
+import type { SandboxSize } from "./sandbox-size.ts";
 
 /** What the guest has to set up for its interface. */
 export interface GuestNetwork {
@@ -36,7 +37,18 @@ export interface SandboxShares {
   readonly guestMountPoint: string;
   /** Makes a host file or folder visible; the result is its path in the guest. */
   add(name: string, source: string, readOnly: boolean, undo: UndoStack): Promise<string>;
+  /** The ledger's record of what {@link add} makes. */
+  plan(name: string): ResourceRecord;
   remove(name: string): Promise<void>;
+}
+
+/** A VM whose owner has died, and what it says of itself. */
+export interface AdoptedVm {
+  readonly vm: VirtualMachine;
+  readonly paused: boolean;
+  readonly size: SandboxSize;
+  /** Disks that are plugged, by id. */
+  readonly disks: ReadonlyMap<string, PluggedDisk>;
 }
 
 /** How one kind of machine makes what a sandbox is built of. host/assemble.ts puts the concrete ones together. */
@@ -51,4 +63,11 @@ export interface SandboxDrivers {
   /** `steps`: of the operation it is part of. */
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;
   startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;
+  /** The records of all that a sandbox of that configuration takes, in order, before any of it is taken. */
+  planned(config: SandboxConfig): ResourceRecord[];
+  /** Takes over the VM of an owner that has died. @throws RuntimeError `unavailable` (reason `vmm_died`) when it is gone. */
+  adoptVm(config: SandboxConfig, startedBy: VirtualMachine["startedBy"], ledger: Ledger, wait: WaitOptions): Promise<AdoptedVm>;
+  adoptShares(config: SandboxConfig, ledger: Ledger): SandboxShares;
+  /** Gives back everything in the ledger. Returns the failures; never throws. */
+  releaseAll(ledger: Ledger): Promise<unknown[]>;
 }

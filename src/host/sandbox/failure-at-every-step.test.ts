@@ -68,8 +68,13 @@ const operations: Readonly<Record<string, Operation>> = {
     steps: execSteps,
     prepare: startContainer,
     run: async (sandbox, timeoutMs) => {
-      if (!sandbox.container("c1").execs.has("e1")) sandbox.registerExec(execRequest("c1", "e1"));
-      await sandbox.startExec("c1", "e1", { timeoutMs });
+      sandbox.registerExec(execRequest("c1", "e1"));
+      try {
+        await sandbox.startExec("c1", "e1", { timeoutMs });
+      } catch (error) {
+        sandbox.deleteExec("c1", "e1"); // as its caller does; its record is kept until then
+        throw error;
+      }
     },
     undo: removeContainer,
   },
@@ -176,7 +181,8 @@ for (const [operation, { steps, prepare, run, undo }] of Object.entries(operatio
         const before = [fixture.held, fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
         fixture.hook = failAt(fixture, step, kind);
         const error = await failureOf(run(sandbox, kind === "time-out" ? shortMs : 5_000));
-        assertFirstError(error, operation, step, kind);
+        // Writing needs no VM: the step after it notices that there is none.
+        if (step !== "write the plan" || survivable.includes(kind)) assertFirstError(error, operation, step, kind);
         if (survivable.includes(kind)) {
           assert.deepEqual([fixture.held, fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], before);
           await undo(sandbox);

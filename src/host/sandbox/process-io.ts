@@ -1,4 +1,5 @@
 import { readLogRun, type ContainerLogWriter } from "../store/container-log.ts";
+import type { SavedIo } from "../store/saved-records.ts";
 import type { OutputReceiver, ProcessStreams, StdinSender } from "../agent-client/process-streams.ts";
 
 /** Output descriptors of a process. */
@@ -59,6 +60,11 @@ export interface ProcessIoOptions {
   readonly log: ContainerLogWriter | undefined;
   /** Without a log: keep output back until the first client attaches, instead of dropping it. */
   readonly holdOutput: boolean;
+}
+
+/** What of these options a new owner needs. */
+export function saveIo({ terminal, stdin, log, holdOutput }: ProcessIoOptions): SavedIo {
+  return { terminal, stdin, holdOutput, logPath: log?.path ?? "" };
 }
 
 /** Where the stdio of a process goes on whose owner has died. */

@@ -36,6 +36,15 @@ export class GuestProcess {
     this.io = io;
   }
 
+  /** A process from the time of an earlier owner. */
+  static restore(identity: ConstructorParameters<typeof GuestProcess>[0], io: ProcessIo, was: { readonly started: boolean; readonly guestPid: number; readonly end: ProcessEnd | undefined }): GuestProcess {
+    const process = new GuestProcess(identity, io);
+    process.#guestPid = was.guestPid;
+    if (was.started) process.#state = "running";
+    if (was.end !== undefined) process.#ends(was.end);
+    return process;
+  }
+
   get state(): "created" | "running" | "stopped" { return this.#state; }
   get guestPid(): number { return this.#guestPid; }
   get end(): ProcessEnd | undefined { return this.#end; }
@@ -59,9 +68,14 @@ export class GuestProcess {
     this.#ending = true;
     if (end.reason === "") await this.#drain();
     await this.io.close();
+    record(end);
+    this.#ends(end);
+  }
+
+  #ends(end: ProcessEnd): void {
+    this.#ending = true;
     this.#state = "stopped";
     this.#end = end;
-    record(end);
     this.#ended.resolve(end);
   }
 

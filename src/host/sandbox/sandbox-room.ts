@@ -35,6 +35,17 @@ export class SandboxRoom {
   /** What the VM has now. */
   get size(): SandboxSize { return this.#size; }
 
+  /** Takes over what an earlier owner had plugged, and for whom. */
+  adopt(size: SandboxSize, claims: ReadonlyMap<string, OciResources>): void {
+    this.#size = size;
+    for (const [containerId, resources] of claims) this.#claims.set(containerId, resources);
+  }
+
+  /** Gives up the claim of a container that an earlier owner had made. */
+  async release(containerId: string): Promise<void> {
+    await this.#setBack(containerId, undefined);
+  }
+
   /** Makes sure that the VM has room for a container with these limits, beside the others. Nothing is done when it cannot have it. */
   async claim(containerId: string, resources: OciResources, undo: UndoStack, wait: WaitOptions): Promise<void> {
     const before = this.#claims.get(containerId);

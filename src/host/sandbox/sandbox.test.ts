@@ -21,11 +21,11 @@ test("create() takes its steps in order, and stop() gives everything back", asyn
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   assert.deepEqual(sandbox.timings.map(({ name }) => name), [
-    "claim user", "start virtiofsd", "start network", "boot VM", "connect to the agent", "greet the agent", "refresh the guest", "grow memory", "grow vCPUs",
+    "write the plan", "claim user", "start virtiofsd", "start network", "boot VM", "connect to the agent", "greet the agent", "refresh the guest", "grow memory", "grow vCPUs",
     "bring vCPUs online", "plug NIC", "configure network", "plug share", "mount share",
   ]);
   assert.deepEqual([...fixture.vm.plugged], ["net0", "share"]);
-  assert.deepEqual(fixture.held, ["user", "shares", "network", "vm", "record user", "record shares", "record network", "record vm"]);
+  assert.deepEqual(fixture.held, ["user", "shares", "network", "vm", "record sandbox", "record user", "record shares", "record network", "record vm"]);
   await Promise.all([sandbox.stop(), sandbox.stop()]);
   assert.equal((await sandbox.ended).reason, "powered_off");
   assert.deepEqual(fixture.held, []);

@@ -2,21 +2,24 @@ import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
 import { Steps, type StepGuard, type StepHook, type StepTiming } from "../../shared/base/steps.ts";
-import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
+import { UndoStack, withUndo } from "../../shared/base/undo.ts";
 import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts";
 import type { StatsContainerResponse } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import type { Event, HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import { DiskPool } from "../device/disk-pool.ts";
 import type { VirtualMachine, VmExit } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
-import type { Ledger } from "../store/ledger.ts";
+import type { Ledger, ResourceRecord } from "../store/ledger.ts";
+import { execRecordName, type SandboxRecord, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
+import { adoptSandbox, processKey, saveEnd, type SandboxAdoption } from "./adopt-sandbox.ts";
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
-import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
+import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
+import type { ContainerState } from "./container-state.ts";
 import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
-import { ProcessIo, type ProcessIoOptions } from "./process-io.ts";
+import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
 import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts";
 import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
 import { SandboxRoom } from "./sandbox-room.ts";
@@ -32,6 +35,8 @@ const powerOffTimeoutMs = 5_000;
 const forceTimeoutMs = 10_000;
 /** Longest wait for a guest to kill, or to remove, one container: crun takes some 2 s under emulation. */
 const containerStopTimeoutMs = 10_000;
+/** How long the end of an exec that nobody deletes is kept. */
+const execLingerMs = 10_000;
 const SIGKILL = 9;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
 const lostExitStatus = 137;
@@ -76,7 +81,7 @@ interface Parts {
   readonly vm: VirtualMachine;
   readonly connection: AgentClient;
   readonly hello: HelloResponse;
-  readonly network: SandboxNetwork | undefined;
+  readonly network: Pick<SandboxRecord, "addresses" | "ports" | "warnings">;
   readonly shares: SandboxShares | undefined;
   readonly teardown: UndoStack;
   readonly timings: readonly StepTiming[];
@@ -121,9 +126,9 @@ export class Sandbox {
     this.vm = parts.vm;
     this.guestKernel = parts.hello.kernelRelease;
     this.timings = parts.timings;
-    this.warnings = parts.network?.warnings ?? [];
-    this.addresses = parts.network?.guest.addresses ?? [];
-    this.ports = parts.network?.ports ?? [];
+    this.warnings = parts.network.warnings;
+    this.addresses = parts.network.addresses;
+    this.ports = parts.network.ports;
     this.#context = context;
     this.#connection = parts.connection;
     this.#shares = parts.shares;
@@ -136,11 +141,11 @@ export class Sandbox {
     this.#guard = raceDeath(parts.vm);
     this.#acknowledged = parts.hello.acknowledgedEventSequence;
     this.ended = this.#watchVm();
-    void this.#followEvents();
   }
 
   /** Starts the VM with everything it needs; when a step fails, what the others took is given back. */
   static async create(config: SandboxConfig, context: SandboxContext, options: WaitOptions): Promise<Sandbox> {
+    const startedMs = performance.now();
     const guard = new LateGuard();
     const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log });
     return withUndo(async (undo) => {
@@ -149,8 +154,29 @@ export class Sandbox {
       await startGuest(build, context.log);
       if (config.pristine !== true) await steps.runAll(equipGuestSteps, build);
       const { vm, connection, hello, network, shares } = build;
-      return new Sandbox(config, context, { vm, connection, hello, network, shares, teardown: undo.move(), timings: steps.timings });
+      const seen = { addresses: network?.guest.addresses ?? [], ports: network?.ports ?? [], warnings: network?.warnings ?? [] };
+      const sandbox = new Sandbox(config, context, { vm, connection, hello, network: seen, shares, teardown: undo.move(), timings: steps.timings });
+      const record: SandboxRecord = { kind: "sandbox", name: "sandbox", phase: "running", ...seen, startedBy: vm.startedBy, startMs: Math.round(performance.now() - startedMs) };
+      context.ledger.note(record);
+      void sandbox.#followEvents();
+      return sandbox;
     });
+  }
+
+  /**
+   * Takes over a sandbox whose owner has died: its VM, its containers and everything that runs in them.
+   * When that fails, nothing has changed. @throws RuntimeError `unavailable` (reason `vmm_died`) when the VM is gone.
+   */
+  static async adopt(config: SandboxConfig, context: SandboxContext, record: SandboxRecord, options: WaitOptions): Promise<Sandbox> {
+    const guard = new LateGuard();
+    const steps = new Steps(`take over sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log });
+    const adoption = await adoptSandbox(config, context, record, steps, guard);
+    const { vm: { vm, paused }, connection, hello, shares } = adoption;
+    const sandbox = new Sandbox(config, context, { vm, connection, hello, network: record, shares, teardown: adoption.teardown(), timings: steps.timings });
+    if (paused) sandbox.#moveTo("paused");
+    sandbox.#restore(adoption);
+    void sandbox.#followEvents();
+    return sandbox;
   }
 
   /** @throws RuntimeError `not_found` (reason `container_not_found`). */
@@ -175,7 +201,7 @@ export class Sandbox {
       const { containerId } = request;
       this.#requireRunning(`create container "${containerId}"`);
       if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
-      const context = { connection: this.#connection, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, removeFromGuest: (id: string) => this.#removeFromGuest(id) };
+      const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, removeFromGuest: (id: string) => this.#removeFromGuest(id) };
       const container = await Container.create(request, context, this.#steps(`create container "${containerId}"`, options));
       this.containers.set(containerId, container);
       this.#emit("create", containerId);
@@ -204,10 +230,10 @@ export class Sandbox {
     if (containerId !== "") this.container(containerId).require("exec");
     if (processes.has(execId)) throw new RuntimeError("already_exists", `exec "${execId}" exists already`, { reason: "exec_exists" });
     const streamId = this.#nextStreamId++;
+    this.#context.ledger.note(saveExec(request, streamId), { durable: true });
     const io = new ProcessIo(this.#connection.streams(streamId), request.io);
     const process = new GuestProcess({ containerId, execId, terminal: request.io.terminal }, io);
-    processes.set(execId, process);
-    if (request.autoRemove) void process.wait().then(() => processes.delete(execId)); // never rejects
+    this.#addExec(process, request.autoRemove);
     this.#registered.set(process, { request, streamId });
     this.#emit("exec_create", containerId, execId);
     return process;
@@ -291,6 +317,7 @@ export class Sandbox {
         const update = new ContainerUpdate(container, change, this.#room, this.#connection.agent, undo);
         await this.#steps(operation, options).runAll(updateSteps, update);
         container.resources = update.merged;
+        this.#note("container", containerId, (saved) => withFields(saved, { resources: update.merged }), true);
         undo.move();
       });
     });
@@ -336,9 +363,24 @@ export class Sandbox {
   deleteExec(containerId: string, execId: string): GuestProcess {
     const process = this.process(containerId, execId);
     if (process.state === "running") throw new RuntimeError("failed_precondition", `delete exec "${execId}": it is running`, { reason: "wrong_state" });
-    this.#registered.delete(process);
-    (containerId === "" ? this.vmProcesses : this.container(containerId).execs).delete(execId);
+    this.#forgetExec(process);
     return process;
+  }
+
+  #addExec(process: GuestProcess, autoRemove: boolean): void {
+    const { containerId, execId } = process;
+    (containerId === "" ? this.vmProcesses : this.container(containerId).execs).set(execId, process);
+    if (!autoRemove) return;
+    // Not at once: a client whose owner died at that moment comes back to ask how the process ended.
+    const forget = (): void => { if (this.#state === "running" || this.#state === "paused") this.#forgetExec(process); };
+    void process.wait().then(() => setTimeout(forget, execLingerMs).unref()); // never rejects
+  }
+
+  #forgetExec(process: GuestProcess): void {
+    const { containerId, execId } = process;
+    this.#registered.delete(process);
+    (containerId === "" ? this.vmProcesses : this.containers.get(containerId)?.execs)?.delete(execId);
+    this.#context.ledger.strike({ kind: "exec", name: processKey(process) });
   }
 
   /**
@@ -374,6 +416,7 @@ export class Sandbox {
       }
       const failures = await container.release();
       this.#leftGuest.delete(containerId);
+      this.#context.ledger.strike(...[...container.execs.values()].map((exec) => ({ kind: "exec", name: processKey(exec) })));
       this.containers.delete(containerId);
       this.#emit("destroy", containerId);
       for (const failure of failures) this.#context.log.warn("container released incompletely", { containerId, error: describeError(failure) });
@@ -403,6 +446,7 @@ export class Sandbox {
     const { log } = this.#context;
     const before = this.#state;
     this.#moveTo("stopping");
+    this.#note("sandbox", "sandbox", (saved) => withFields(saved, { phase: "stopping" }));
     try {
       if (timeoutMs > 0) {
         // A guest that stands still cannot end in order.
@@ -512,8 +556,66 @@ export class Sandbox {
     await process.finish(end, (recorded) => {
       container?.moveTo("stopped");
       if (container !== undefined) this.#context.recordEnd(container, recorded);
+      // The first one is durable already when the container has a folder with its status.
+      this.#note(container === undefined ? "exec" : "container", container?.containerId ?? processKey(process), (saved) => withFields(saved, { end: saveEnd(recorded) }), container === undefined || container.backing.containerFolder === "");
     });
     this.#emit(process.execId === "" ? "die" : "exec_die", process.containerId, process.execId, { exitCode: String(end.exitStatus), ...(end.reason !== "" && { reason: end.reason }) });
+  }
+
+  /** Changes a record of the ledger that is there. */
+  #note(kind: string, name: string, change: (saved: ResourceRecord) => ResourceRecord, durable = false): void {
+    const saved = this.#context.ledger.find(kind, name);
+    try {
+      if (saved !== undefined) this.#context.ledger.note(change(saved), { durable });
+    } catch (error) {
+      // A full disk must not hold a waiter up; a new owner would know less.
+      this.#context.log.error("record not written", { kind, name, error: describeError(error) });
+    }
+  }
+
+  /** Puts containers and processes in their places as they were before the owner died. */
+  #restore(adoption: SandboxAdoption): void {
+    const { vm: { size, disks }, containers, execs, listed } = adoption;
+    this.#nextStreamId = adoption.nextStreamId;
+    this.#room.adopt(size, new Map(containers.map(({ name, resources }) => [name, resources])));
+    for (const saved of containers) {
+      for (const { path, diskId } of saved.disks) this.#disks.adopt(path, diskId, disks.get(diskId));
+      const inGuest = listed.get(processKey({ containerId: saved.name, execId: "" }));
+      const init = adoption.process({ ...saved, containerId: saved.name, execId: "" });
+      const container = Container.restore(saved, init, stateOf(inGuest?.status, saved.end !== undefined), this.#teardownOf(saved, init));
+      if (inGuest === undefined) this.#finishDeletion(container);
+      else this.containers.set(saved.name, container);
+    }
+    for (const saved of execs) this.#restoreExec(saved, adoption);
+    const known = new Set(containers.map(({ name }) => name));
+    for (const { containerId } of listed.values()) if (containerId !== "" && !known.has(containerId)) this.#context.log.warn("the guest has a container that nobody made", { containerId });
+  }
+
+  #restoreExec(saved: SavedExec, adoption: SandboxAdoption): void {
+    const { containerId, execId, streamId, autoRemove } = saved;
+    if (containerId !== "" && !this.containers.has(containerId)) return this.#context.ledger.strike(saved);
+    const process = adoption.process(saved);
+    this.#addExec(process, autoRemove);
+    if (process.state === "created") this.#registered.set(process, { request: { ...saved, io: { ...saved.io, log: undefined }, terminalSize: saved.terminalSize, containerId, execId }, streamId });
+  }
+
+  /** What a container from an earlier owner holds, to be given back as if it had been made here. */
+  #teardownOf({ name, disks, shares }: SavedContainer, init: GuestProcess): UndoStack {
+    const teardown = new UndoStack();
+    teardown.add("record", () => this.#context.ledger.strike({ kind: "container", name }));
+    teardown.add(`room for container "${name}"`, () => this.#room.release(name));
+    for (const { path } of disks) teardown.add(`disk "${path}"`, () => this.#disks.release(path));
+    for (const share of shares) teardown.add(`share "${share}"`, () => this.#shares?.remove(share));
+    teardown.add("stdio", () => init.io.close());
+    teardown.add("container in the guest", () => this.#removeFromGuest(name));
+    return teardown;
+  }
+
+  /** A container that the guest does not have: its owner died while it was being made, or removed. */
+  #finishDeletion(container: Container): void {
+    void this.#queue.run(async () => {
+      for (const failure of await container.release()) this.#context.log.warn("container released incompletely", { containerId: container.containerId, error: describeError(failure) });
+    });
   }
 
   #emit(action: SandboxEvent["action"], containerId: string, execId = "", attributes: Readonly<Record<string, string>> = {}): void {
@@ -529,4 +631,18 @@ function startFailureStatus(error: unknown): number {
 
 function nowNanos(): bigint {
   return BigInt(Date.now()) * 1_000_000n;
+}
+
+/** The state of a container from what the guest says; that its process ended is told by the event, with how. */
+function stateOf(status: string | undefined, ended: boolean): ContainerState {
+  if (ended) return "stopped";
+  return status === "created" || status === "paused" ? status : "running";
+}
+
+function saveExec({ containerId, execId, process, user, io, terminalSize, autoRemove, ownCgroup }: ExecRequest, streamId: number): SavedExec {
+  return { kind: "exec", name: execRecordName(containerId, execId), containerId, execId, streamId, io: saveIo(io), process, user, ...(terminalSize && { terminalSize }), autoRemove, ownCgroup: ownCgroup ?? false };
+}
+
+function withFields(record: ResourceRecord, fields: object): ResourceRecord {
+  return { ...record, ...fields };
 }

@@ -4,12 +4,10 @@ import { describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
 import type { Step } from "../../shared/base/steps.ts";
 import { withUndo } from "../../shared/base/undo.ts";
-import type { SandboxBuild } from "./create-sandbox.ts";
+import { guestProtocolVersion, type SandboxBuild } from "./create-sandbox.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 import { orSilence } from "./vm-death.ts";
 
-/** Version of casemate.v1.Guest that this host speaks (docs/compatibility.md). */
-const guestProtocolVersion = 1;
 /** A restored guest answers within 0.1 s under emulation; one that takes this long hangs. */
 const restoreTimeoutMs = 10_000;
 

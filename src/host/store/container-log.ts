@@ -101,7 +101,7 @@ export class ContainerLogWriter {
   /** Opens the log for a new run of its container. */
   static async open(path: string, options: LogOptions = {}): Promise<ContainerLogWriter> {
     cutIncomplete(path);
-    const writer = await ContainerLogWriter.#append(path, nowNanos(), options);
+    const writer = await ContainerLogWriter.#append(path, newRunId(), options);
     writer.#queue(writer.#mark());
     await writer.flushed();
     return writer;
@@ -183,11 +183,6 @@ export class ContainerLogWriter {
   }
 }
 
-/** The time in microseconds' steps: two runs never begin at the same. */
-function nowNanos(): bigint {
-  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1_000)) * 1_000n;
-}
-
 /** Reads all records of a log, oldest first, across its rotated files. An incomplete last record is left out. */
 export function* readContainerLog(path: string): Generator<LogRecord> {
   for (const file of rotatedFiles(path)) {
@@ -207,6 +202,11 @@ export function* readLogRun(path: string, runId: bigint): Generator<LogRecord> {
     if (record.fd === 0) inRun = record.unixNanos === runId;
     else if (inRun) yield record;
   }
+}
+
+/** The time in nanoseconds, as fine as this clock has it: two runs may begin within a millisecond. */
+function newRunId(): bigint {
+  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1e3)) * 1_000n;
 }
 
 function findLogEnd(path: string): LogEnd {

@@ -18,6 +18,8 @@ export interface ResourceRecord {
  */
 export interface ResourceKind<Spec, Record extends ResourceRecord, Held> {
   readonly kind: Record["kind"];
+  /** A crash of the host takes the resource along: its record need not survive that. */
+  readonly volatile?: boolean;
   plan(spec: Spec): Record;
   /** `note` replaces the record by a more precise one (a pid, say) without waiting for the disk. */
   act(record: Record, spec: Spec, note: (record: Record) => void): Promise<Held>;
@@ -97,19 +99,26 @@ export class Ledger {
     this.#put(records, true);
   }
 
+  /** True while a record is on disk and nobody has asked for its resource yet. */
+  isReserved(record: ResourceRecord): boolean {
+    return this.#reserved.has(keyOf(record));
+  }
+
   /** Plans the resources of one transition and writes all their names at once, before any is taken. Names that are reserved are on disk already. */
   plan<T>(build: (plan: <S, R extends ResourceRecord, H>(kind: ResourceKind<S, R, H>, spec: S) => PlannedResource<H>) => T): T {
     const added: ResourceRecord[] = [];
+    let durable = false;
     const result = build((kind, spec) => {
       const record = kind.plan(spec);
       if (!this.#reserved.delete(keyOf(record))) {
         if (added.some((other) => keyOf(other) === keyOf(record))) throw alreadyHeld(record);
         this.#requireNew(record);
         added.push(record);
+        durable ||= kind.volatile !== true;
       }
       return this.#planned(kind, spec, record);
     });
-    if (added.length > 0) this.#put(added, true);
+    if (added.length > 0) this.#put(added, durable);
     return result;
   }
 

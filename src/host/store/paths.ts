@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 /** The two folders everything lives in. The data folder survives a reboot, the run folder does not. */
 export interface StateFolders {
@@ -42,6 +42,13 @@ export function containerPaths(folders: StateFolders, containerId: string) {
   };
 }
 
+/** The sandbox whose run folder that is, when its configuration cannot tell. */
+export function sandboxOfFolder(folder: string): { readonly folders: StateFolders; readonly sandboxId: string } {
+  const run = dirname(dirname(folder));
+  // As stateFolders() lays them out.
+  return { folders: { run, data: basename(run) === "run" ? dirname(run) : stateFolders(undefined).data }, sandboxId: basename(folder) };
+}
+
 /** Files of one sandbox in the run folder. */
 export function sandboxPaths(folders: StateFolders, sandboxId: string) {
   const folder = join(folders.run, "sandboxes", sandboxId);
@@ -49,6 +56,8 @@ export function sandboxPaths(folders: StateFolders, sandboxId: string) {
     folder,
     /** Held by flock while the owner lives. */
     ownerLock: join(folder, "owner.lock"),
+    /** Held by flock by whoever starts an owner in the place of one that died. */
+    starterLock: join(folder, "starter.lock"),
     ownerSocket: join(folder, "owner.sock"),
     ownerLog: join(folder, "owner.log"),
     /** What the owner was asked to run and has become: read by a new owner and by `ps`. */

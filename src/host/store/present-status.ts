@@ -1,18 +1,39 @@
+import { RuntimeError } from "../../shared/base/errors.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
+import { isAlive } from "../../shared/linux/proc.ts";
 import type { ContainerRecord, ContainerStatus, ContainerStore } from "./container-store.ts";
 import { readBootId } from "./host-facts.ts";
-import { sandboxPaths } from "./paths.ts";
+import { Ledger } from "./ledger.ts";
+import { sandboxPaths, type StateFolders } from "./paths.ts";
+import type { TaggedProcessRecord } from "./tagged-process.ts";
 
 /** Exit code of a container whose sandbox was lost: 128 + SIGKILL. */
 export const lostExitCode = 137;
 
 /**
- * The status of a container as of now: what its owner wrote last, unless that owner is gone (a crash,
- * a reboot), in which case the container is gone with it. Reads files only.
+ * The status of a container as of now: what its owner wrote last. Without an owner (a crash) it goes on
+ * as long as its VM does, and the next command for it starts a new owner; without either it is gone.
+ * Reads files only.
  */
 export function readPresentStatus(store: ContainerStore, record: ContainerRecord): ContainerStatus {
   const status = store.readStatus(record.containerId);
   if (status.status !== "running" && status.status !== "paused") return status;
-  if (status.bootId === readBootId() && isFlocked(sandboxPaths(store.folders, record.sandboxId).ownerLock)) return status;
+  if (status.bootId === readBootId() && isSandboxAlive(store.folders, record.sandboxId)) return status;
   return { ...status, status: "exited", exitCode: lostExitCode, error: "owner_lost" };
+}
+
+/** True while a sandbox has an owner, or a VM that the next owner will take over. */
+export function isSandboxAlive(folders: StateFolders, sandboxId: string): boolean {
+  const paths = sandboxPaths(folders, sandboxId);
+  return isFlocked(paths.ownerLock) || isVmAlive(paths.ledger);
+}
+
+function isVmAlive(ledgerPath: string): boolean {
+  try {
+    const identity = (Ledger.open(ledgerPath).find("vmm", "vmm") as TaggedProcessRecord | undefined)?.identity; // a VMM's record, by its kind
+    return identity !== undefined && isAlive(identity);
+  } catch (error) {
+    if (!RuntimeError.is(error)) throw error;
+    return false; // a ledger that cannot be read: nobody can take that VM over
+  }
 }

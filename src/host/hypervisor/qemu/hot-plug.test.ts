@@ -183,3 +183,23 @@ test("taking back from a VM that has ended succeeds at once", async () => {
   hotPlug.vmEnded();
   await hotPlug.unplug("gone");
 });
+
+test("a QEMU whose owner died is taken over with what is plugged, and without what was half-made", async () => {
+  const before = newHotPlug();
+  await before.plugDisk(disk("a"));
+  await before.plugDisk(disk("b"));
+  await before.plugNic(nic("net0"));
+  await before.unplug("a");
+  // The owner dies between the two steps of a plug, and of an unplug.
+  await qmp.execute("blockdev-add", { driver: "raw", "node-name": "node-half", "read-only": true, file: { driver: "file", filename: join(folder, "disk") } });
+  await qmp.execute("getfd", { fdname: "fd-half" }, { fd: sockets[1] });
+  await qmp.execute("chardev-add", { id: "chardev-half", backend: { type: "socket", data: { addr: { type: "fd", data: { str: "fd-half" } }, server: false } } });
+  const after = await HotPlug.adopt(qmp, { memoryMode: "shared", pluggableMemoryBytes: 64 * mebibyte }, {});
+  assert.deepEqual(double.vmm.held.filter((line) => line.includes("half")), []);
+  await assert.rejects(after.plugDisk(disk("b")), failsWith("already_exists", /"b"/));
+  assert.deepEqual(await after.plugDisk(disk("c")), { scsiAddress: "0:0" });
+  assert.deepEqual(await after.plugDisk(disk("d")), { scsiAddress: "0:2" });
+  await after.plugNic(nic("net1"));
+  for (const id of ["b", "c", "d", "net0", "net1"]) await after.unplug(id);
+  assert.deepEqual(double.vmm.held, []);
+});

@@ -3,6 +3,7 @@ import { eventually, orAbandon, type WaitOptions } from "../../../shared/base/de
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { QmpClient } from "../qmp/qmp-client.ts";
 import type { DiskSpec, NicSpec, PluggedDisk, ShareSpec } from "../virtual-machine.ts";
+import { readPlugged } from "./read-plugged.ts";
 import { pluggableMemoryId, rootPortCount, scsiControllerId, type QemuConfig } from "./arguments.ts";
 
 /** A guest may refuse to give a device back; then it goes with the VM. */
@@ -42,6 +43,22 @@ export class HotPlug {
     this.#pluggableMemoryBytes = config.pluggableMemoryBytes;
   }
 
+  /**
+   * Takes over a QEMU whose owner has died: what is plugged is read back from it, and half-made back
+   * ends are taken out.
+   */
+  static async adopt(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">, options: WaitOptions): Promise<HotPlug> {
+    const hotPlug = new HotPlug(qmp, config);
+    const { plugged, leftNodes, leftChardevs, fdSets } = await readPlugged(qmp, options);
+    for (const { id, port, lun, backend } of plugged) hotPlug.#plugged.set(id, { port, lun, removeBackend: () => qmp.execute(backend.command, backend.arguments) });
+    for (const node of leftNodes) await qmp.execute("blockdev-del", { "node-name": node }, options);
+    for (const chardev of leftChardevs) await qmp.execute("chardev-remove", { id: chardev }, options);
+    // The root image's set stays; of the others a disk that is plugged has its own copy.
+    for (const fdSet of fdSets.filter((id) => id >= firstFdSet)) await qmp.execute("remove-fd", { "fdset-id": fdSet }, options).catch(() => undefined);
+    hotPlug.#nextFdSet = Math.max(firstFdSet, ...fdSets.map((id) => id + 1));
+    return hotPlug;
+  }
+
   /** The VM is gone and everything plugged with it: taking back succeeds from now on. */
   vmEnded(): void {
     this.#vmEnded = true;
@@ -55,7 +72,7 @@ export class HotPlug {
     try {
       await this.#addNode(node, disk, options);
       await this.#qmp.execute("device_add", { driver: "scsi-hd", id: disk.diskId, bus: `${scsiControllerId}.0`, channel: 0, "scsi-id": 0, lun, drive: node, serial: disk.diskId }, options);
-      return { scsiAddress: `0:${lun}` };
+      return { scsiAddress: scsiAddress(lun) };
     } catch (error) {
       throw await this.#takeBack(disk.diskId, RuntimeError.wrap(error, `plug disk "${disk.path}"`));
     }
@@ -80,6 +97,11 @@ export class HotPlug {
       device: { driver: "vhost-user-fs-pci", chardev, tag: share.tag, "queue-size": 1024 },
       removeBackend: () => this.#qmp.execute("chardev-remove", { id: chardev }),
     });
+  }
+
+  /** Where the guest finds the disks that are plugged, by id. */
+  get disks(): Map<string, PluggedDisk> {
+    return new Map([...this.#plugged].flatMap(([id, { lun }]) => (lun === undefined ? [] : [[id, { scsiAddress: scsiAddress(lun) }]])));
   }
 
   async unplug(id: string, options: WaitOptions = {}): Promise<void> {
@@ -114,6 +136,12 @@ export class HotPlug {
 
   async #pluggedMemoryBytes(options: WaitOptions): Promise<number> {
     return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "size" }, options)); // QEMU's schema: an integer
+  }
+
+  /** Memory that was asked for by {@link resizeMemory}, whoever did. */
+  async pluggedMemoryBytes(options: WaitOptions = {}): Promise<number> {
+    if (this.#pluggableMemoryBytes === 0) return 0;
+    return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size" }, options));
   }
 
   async #addNode(node: string, disk: DiskSpec, options: WaitOptions): Promise<void> {
@@ -186,6 +214,11 @@ export class HotPlug {
     const taken = new Set([...this.#plugged.values()].map(numberOf));
     for (let number = 0; ; number++) if (!taken.has(number)) return number;
   }
+}
+
+/** As Kata's agent addresses a disk: target and LUN on the one controller. */
+function scsiAddress(lun: number): string {
+  return `0:${lun}`;
 }
 
 // QEMU gives these two no class of their own: only the text tells (test/integration/qmp-double.test.ts holds them).

@@ -37,13 +37,18 @@ export interface VmmSpec {
 /** Ledger record of a VMM. */
 export type VmmRecord = TaggedProcessRecord & { readonly kind: "vmm" };
 
+/** The record of a sandbox's VMM before it runs. */
+export function planVmm(sandboxId: string): VmmRecord {
+  return { kind: "vmm", name: "vmm", token: `${sandboxId}/vmm`, identity: undefined };
+}
+
 /** QEMU ends at SIGTERM within milliseconds unless it is stuck; then it is killed. */
 const endGraceMs = 2_000;
 
 /** The VMM process of a sandbox. */
 export const vmmKind: ResourceKind<VmmSpec, VmmRecord, ManagedProcess> = {
   kind: "vmm",
-  plan: ({ config }) => ({ kind: "vmm", name: "vmm", token: `${config.sandboxId}/vmm`, identity: undefined }),
+  plan: ({ config }) => planVmm(config.sandboxId),
   act: async (record, spec, note) => {
     const vmm = await startVmm(record, spec);
     note({ ...record, identity: vmm.identity });

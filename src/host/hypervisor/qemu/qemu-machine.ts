@@ -2,8 +2,9 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { UndoStack } from "../../../shared/base/undo.ts";
-import type { ProcessIdentity } from "../../../shared/linux/proc.ts";
+import { isAlive, type ProcessIdentity } from "../../../shared/linux/proc.ts";
 import { describeExit, terminateProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
+import { watchProcess } from "../../../shared/linux/watch-process.ts";
 import type { Ledger } from "../../store/ledger.ts";
 import type { Accelerator, DiskSpec, NicSpec, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
 import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
@@ -21,6 +22,17 @@ const lastWordsTimeoutMs = 500;
 /** Of QEMU's own messages, for an error: one or two lines. */
 const messageBytes = 1_000;
 
+/** A QEMU that was taken over, and what it says of itself. */
+export interface AdoptedMachine {
+  readonly vm: QemuMachine;
+  readonly paused: boolean;
+  /** Memory asked for beyond what it booted with. */
+  readonly pluggedMemoryBytes: number;
+  readonly vcpuCount: number;
+  /** Disks that are plugged, by id. */
+  readonly disks: ReadonlyMap<string, PluggedDisk>;
+}
+
 /** A running QEMU. */
 export class QemuMachine implements VirtualMachine {
   readonly accelerator: Accelerator;
@@ -34,14 +46,14 @@ export class QemuMachine implements VirtualMachine {
   #exitReason: VmExit["reason"] = "died";
   #killing: Promise<void> | undefined;
 
-  private constructor(spec: VmmSpec, process: ManagedProcess, qmp: QmpClient, console: ConsoleLog) {
+  private constructor(spec: Pick<VmmSpec, "config">, process: Pick<ManagedProcess, "identity" | "exited">, qmp: QmpClient, console: ConsoleLog, hotPlug = new HotPlug(qmp, spec.config)) {
     this.accelerator = spec.config.accelerator;
     this.identity = process.identity;
     this.startedBy = spec.config.incoming ? "template" : "cold";
     this.limits = { memoryBytes: spec.config.bootMemoryBytes + spec.config.pluggableMemoryBytes, vcpuCount: spec.config.maxVcpus };
     this.#qmp = qmp;
     this.#console = console;
-    this.#hotPlug = new HotPlug(qmp, spec.config);
+    this.#hotPlug = hotPlug;
     qmp.onEvent((event) => this.#noteEnd(event));
     this.exited = process.exited.then(async (exit) => {
       this.#hotPlug.vmEnded();
@@ -85,6 +97,33 @@ export class QemuMachine implements VirtualMachine {
 
   get consoleTail(): string {
     return this.#console.tail;
+  }
+
+  /**
+   * Takes over a QEMU whose owner has died. @throws RuntimeError `unavailable` (reason `vmm_died`) when it
+   * is gone, `deadline_exceeded` when its monitor does not answer.
+   */
+  static async adopt(spec: Pick<VmmSpec, "config" | "sockets">, identity: ProcessIdentity | undefined, consolePath: string, wait: WaitOptions): Promise<AdoptedMachine> {
+    if (identity === undefined || !isAlive(identity)) throw new RuntimeError("unavailable", "QEMU has ended", { reason: "vmm_died" });
+    const limited = { ...wait, timeoutMs: Math.min(wait.timeoutMs ?? Infinity, monitorTimeoutMs) };
+    const qmp = await QmpClient.connect(spec.sockets.qmp, limited);
+    try {
+      const console = await ConsoleLog.open(consolePath, spec.sockets.console);
+      const hotPlug = await HotPlug.adopt(qmp, spec.config, limited);
+      // QEMU's schema.
+      const { running } = await qmp.execute("query-status", {}, limited) as { readonly running: boolean };
+      const cpus = await qmp.execute("query-hotpluggable-cpus", {}, limited) as { readonly "qom-path"?: string }[];
+      return {
+        vm: new QemuMachine(spec, { identity, exited: watchProcess(identity) }, qmp, console, hotPlug),
+        paused: !running,
+        pluggedMemoryBytes: await hotPlug.pluggedMemoryBytes(limited),
+        vcpuCount: cpus.filter((cpu) => cpu["qom-path"] !== undefined).length,
+        disks: hotPlug.disks,
+      };
+    } catch (error) {
+      qmp.close();
+      throw RuntimeError.wrap(error, "take over QEMU");
+    }
   }
 
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk> {

@@ -52,13 +52,21 @@ interface ShareMountRecord extends ResourceRecord, ShareFolders {
   readonly kind: "share-mount";
 }
 
+/** The record of something shared, before it is. */
+export function planShareMount({ name, sharePath, backingPath }: ShareFolders & { readonly name: string }): ShareMountRecord {
+  if (!shareName.test(name)) throw new RuntimeError("invalid_argument", `share "${name}": not a usable name`);
+  return { kind: "share-mount", name, sharePath, backingPath };
+}
+
+/** True for a record that {@link shareMountKind} has planned. */
+export function isShareMount(record: ResourceRecord): record is ShareMountRecord {
+  return record.kind === "share-mount";
+}
+
 /** A host folder or file bound into the share, read-only from the first moment if so asked. */
 export const shareMountKind: ResourceKind<ShareMountSpec, ShareMountRecord, void> = {
   kind: "share-mount",
-  plan: ({ name, sharePath, backingPath }) => {
-    if (!shareName.test(name)) throw new RuntimeError("invalid_argument", `share "${name}": not a usable name`);
-    return { kind: "share-mount", name, sharePath, backingPath };
-  },
+  plan: planShareMount,
   act: async ({ name, sharePath, backingPath }, { source, readOnly }) => {
     try {
       withOpen(source, 0, (sourceFd) => {

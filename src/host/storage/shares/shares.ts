@@ -2,16 +2,19 @@ import { join } from "node:path";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { UndoStack } from "../../../shared/base/undo.ts";
 import type { ProcessExit } from "../../../shared/linux/run-process.ts";
-import type { Ledger, PlannedResource } from "../../store/ledger.ts";
+import type { Ledger, PlannedResource, ResourceRecord } from "../../store/ledger.ts";
 import { isRootful } from "../../store/paths.ts";
-import { shareFolderKind, shareMountKind, type ShareFolders } from "./share-mount.ts";
-import { virtiofsdKind } from "./virtiofsd.ts";
+import { isShareMount, planShareMount, shareFolderKind, shareMountKind, type ShareFolders } from "./share-mount.ts";
+import { adoptVirtiofsd, virtiofsdKind } from "./virtiofsd.ts";
 import type { VirtiofsdProgram } from "./virtiofsd-args.ts";
 
 /** Where the guest mounts the share. */
 export const guestSharePath = "/run/casemate/shares";
 /** Tag of the share's device. */
 const shareTag = "casemate";
+
+/** The device is plugged already: QEMU has the descriptor. */
+const noFd = -1;
 
 /** What a sandbox's shares are made from. */
 export interface SharesRequest {
@@ -24,6 +27,11 @@ export interface SharesRequest {
   readonly program?: VirtiofsdProgram;
 }
 
+/** The folder that is served, and the one behind it. */
+export function shareFolders(sharePath: string): ShareFolders {
+  return { sharePath, backingPath: `${sharePath}-points` };
+}
+
 /** The sandbox's one shared folder; every volume is a mount below it. */
 export class FolderShares {
   /** The device to plug; its descriptor is closed by the undo. */
@@ -33,7 +41,7 @@ export class FolderShares {
   readonly exited: Promise<ProcessExit>;
   readonly #folders: ShareFolders;
   readonly #ledger: Ledger;
-  readonly #mounts = new Map<string, PlannedResource<void>>();
+  readonly #mounts = new Map<string, Pick<PlannedResource<void>, "release">>();
 
   private constructor(folders: ShareFolders, ledger: Ledger, fd: number, exited: Promise<ProcessExit>) {
     this.#folders = folders;
@@ -45,11 +53,23 @@ export class FolderShares {
   /** Makes the shared folder and starts virtiofsd on it. @throws RuntimeError `unimplemented` (reason `needs_root`) without root. */
   static async start(request: SharesRequest, ledger: Ledger, undo: UndoStack): Promise<FolderShares> {
     if (!isRootful()) throw new RuntimeError("unimplemented", "share host folders: only root can bind-mount them and serve them with their owners", { reason: "needs_root", hint: "run casemate as root to use -v, or copy the files with casemate cp" });
-    const folders = { sharePath: request.sharePath, backingPath: `${request.sharePath}-points` };
+    const folders = shareFolders(request.sharePath);
     const planned = ledger.plan((plan) => ({ folder: plan(shareFolderKind, folders), virtiofsd: plan(virtiofsdKind, request) }));
     await planned.folder.take(undo);
     const { fd, process } = await planned.virtiofsd.take(undo);
     return new FolderShares(folders, ledger, fd, process.exited);
+  }
+
+  /** Takes over the shares of an owner that has died: virtiofsd goes on, and what is mounted is in the ledger. */
+  static adopt(request: SharesRequest, ledger: Ledger): FolderShares {
+    const shares = new FolderShares(shareFolders(request.sharePath), ledger, noFd, adoptVirtiofsd(ledger));
+    for (const record of ledger.records) if (isShareMount(record)) shares.#mounts.set(record.name, ledger.held(shareMountKind, record));
+    return shares;
+  }
+
+  /** The ledger's record of what {@link add} makes. */
+  plan(name: string): ResourceRecord {
+    return planShareMount({ ...this.#folders, name });
   }
 
   /**

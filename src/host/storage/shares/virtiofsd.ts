@@ -5,7 +5,8 @@ import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { callUnchecked, errno, lastErrno } from "../../../shared/linux/libc.ts";
 import { describeExit, startProcess, type ManagedProcess, type ProcessExit } from "../../../shared/linux/run-process.ts";
 import { connectUnixFd, listenUnix } from "../../../shared/linux/unix-socket.ts";
-import type { ResourceKind } from "../../store/ledger.ts";
+import { watchProcess } from "../../../shared/linux/watch-process.ts";
+import type { Ledger, ResourceKind } from "../../store/ledger.ts";
 import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../../store/tagged-process.ts";
 import { virtiofsdArgs, virtiofsdCandidates, type VirtiofsdProgram } from "./virtiofsd-args.ts";
 
@@ -68,6 +69,15 @@ export const virtiofsdKind: ResourceKind<VirtiofsdSpec, VirtiofsdRecord, Virtiof
   },
 };
 
+/** Watches over the virtiofsd of an owner that has died. Resolves when it has ended. */
+export async function adoptVirtiofsd(ledger: Ledger): Promise<ProcessExit> {
+  const record = ledger.find("virtiofsd", "virtiofsd") as VirtiofsdRecord | undefined; // planned above
+  if (record?.identity === undefined) return { exitCode: undefined, signal: undefined };
+  const exited = watchProcess(record.identity);
+  boundLog({ exited }, record.logPath);
+  return exited;
+}
+
 /** The virtiofsd of this host. @throws RuntimeError `not_found` (reason `tool_missing`). */
 export function findVirtiofsd(): VirtiofsdProgram {
   const found = virtiofsdCandidates.find(({ path }) => existsSync(path));
@@ -123,7 +133,7 @@ function readLog(path: string): string {
 }
 
 /** Opened for appending, the log starts over when it is cut. */
-function boundLog(process: ManagedProcess, path: string): void {
+function boundLog(process: Pick<ManagedProcess, "exited">, path: string): void {
   const timer = setInterval(() => {
     if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > maxLogBytes) truncateSync(path);
   }, logCheckMs);
