@@ -6,7 +6,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
 import { ExecSpecSchema, type ExecSpec } from "../../shared/protocol/gen/owner_pb.ts";
 import { buildExecProcess, buildVmProcess } from "../../host/containers/build-spec.ts";
-import { resolveEnv } from "../../host/containers/container-options.ts";
+import { resolveEnv, rootUser } from "../../host/containers/container-options.ts";
 import { requireRunning } from "../../host/containers/end-container.ts";
 import { connectOwner, type OwnerClient } from "../../host/control/owner-client.ts";
 import { doneBefore } from "../../host/control/repeated-calls.ts";
@@ -58,7 +58,7 @@ async function exec(name: string, args: readonly string[], flags: Flags, command
   const size = detach ? undefined : terminalSize();
   const spec = create(ExecSpecSchema, {
     processJson: Buffer.from(JSON.stringify(process)),
-    user: flags.user ?? (flags.vm === true ? "" : record.user),
+    user: flags.user ?? (flags.vm === true ? "" : record.user === "" ? rootUser : record.user),
     stdin: stdin && !detach,
     holdOutput: !detach,
     autoRemove: true,

@@ -4,6 +4,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 export interface ResolvedUser {
   readonly uid: number;
   readonly gid: number;
+  /** With the primary group among them, as docker and podman have it: dropping it by setgid must not shake off what is denied to it. */
   readonly additionalGids: readonly number[];
   /** Home folder by /etc/passwd; undefined when the user is not in it. */
   readonly home: string | undefined;
@@ -32,11 +33,11 @@ export function resolveUser(user: string, passwd: string, group: string): Resolv
   if (groupPart !== undefined && groupPart !== "") {
     const gid = groups.find(({ name }) => name === groupPart)?.gid ?? parseId(groupPart);
     if (gid === undefined) throw notFound(user, `no group "${groupPart}" in the image's /etc/group`);
-    return { uid, gid, additionalGids: [], home: entry?.home };
+    return { uid, gid, additionalGids: [gid], home: entry?.home };
   }
   const gid = entry?.gid ?? 0;
   const additionalGids = entry === undefined ? [] : groups.filter(({ members }) => members.includes(entry.name)).map((found) => found.gid);
-  return { uid, gid, additionalGids: [...new Set(additionalGids)].slice(0, maxGroups), home: entry?.home };
+  return { uid, gid, additionalGids: [...new Set([gid, ...additionalGids])].slice(0, maxGroups), home: entry?.home };
 }
 
 /** A user name that is a number wins over the number, as in getpwnam before atoi. */

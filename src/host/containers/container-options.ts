@@ -32,6 +32,9 @@ export interface ContainerOptions {
   readonly init?: "init" | "idle";
 }
 
+/** Whom a container runs as whose image and caller name nobody; by number, so that no file of the image need know it. */
+export const rootUser = "0";
+
 /** Least memory a container can be given: docker's limit. */
 export const minMemoryBytes = 6 * 1024 * 1024;
 

@@ -6,6 +6,7 @@ import { CreateOptionsSchema } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import { verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts";
 import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
+import { rootUser } from "./container-options.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
@@ -70,7 +71,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
       rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
       terminal: record.terminal,
       options: anyPack(CreateOptionsSchema, create(CreateOptionsSchema, {
-        user: record.user,
+        user: record.user === "" ? rootUser : record.user,
         createCwd: true,
         stdin: stdio.stdin,
         ...(stdio.terminalSize && { terminalSize: { ...stdio.terminalSize } }),
