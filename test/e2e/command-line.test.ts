@@ -39,7 +39,7 @@ describe("the command line", () => {
       [["stop", "--xyzzy", "x"], "casemate: unknown option '--xyzzy'\nhint: see `casemate stop --help`\n"],
       [["inspect"], "casemate: missing required argument 'container'\nhint: see `casemate inspect --help`\n"],
       [["ps", "all"], "casemate: too many arguments for 'ps'. Expected 0 arguments but got 1: all.\nhint: see `casemate ps --help`\n"],
-      [["ps", "--format", "yaml"], "casemate: option '--format <format>' argument 'yaml' is invalid. Allowed choices are json, table.\nhint: see `casemate ps --help`\n"],
+      [["ps", "--format", "yaml"], "casemate: --format \"yaml\": is neither \"json\" nor \"table\" nor a template\nhint: for example --format json, or --format '{{.Name}}'; for more than fields use json and jq\n"],
       [["kill", "-s", "NOPE", "x"], "casemate: signal \"NOPE\": no such signal\nhint: for example TERM, SIGHUP or 9\n"],
       [["run", "-p"], "casemate: option '-p, --publish <[ip:]host:container[/udp]>' argument missing\nhint: see `casemate run --help`\n"],
     ];
@@ -54,5 +54,7 @@ describe("the command line", () => {
     assert.equal(code, 0, stderr);
     const [{ Path: path, Args: args }] = JSON.parse(await casemate.ok(["inspect", "x"])) as [{ Path: string; Args: string[] }];
     assert.deepEqual([path, ...args], ["ls", "--nmae", "-it"]);
+    assert.equal(await casemate.ok(["inspect", "-f", "{{.Name}} {{.State.Status}} {{json .Config.Cmd}}", "x"]), "/x created [\"ls\",\"--nmae\",\"-it\"]");
+    assert.equal(await casemate.ok(["ps", "-a", "--format", "table {{.Names}}\\t{{.State}}"]), "NAMES   STATE\nx       created");
   });
 });

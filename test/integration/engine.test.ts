@@ -8,9 +8,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import { createContainerSteps } from "../../src/host/sandbox/container.ts";
 import { execSteps, startContainerSteps } from "../../src/host/sandbox/process-start.ts";
 import { updateSteps } from "../../src/host/sandbox/update-container.ts";
+import { stateFolders } from "../../src/host/store/paths.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../src/shared/base/errors.ts";
 import { keepEvidence } from "../support/evidence.ts";
@@ -27,6 +29,7 @@ let main: HostedSandbox;
 
 before(async () => {
   if (skip !== false) return;
+  await ensureGuestImage(stateFolders(undefined)); // it stays, so it is no part of what the host is compared with
   watch = watchHost();
   host = await SandboxHost.open();
   main = await host.create("engine-a");

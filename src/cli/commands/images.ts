@@ -1,10 +1,10 @@
 import type { Command } from "commander";
-import { Option } from "commander";
 import { parseImageName, shortRepository } from "../../host/storage/images/image-name.ts";
 import { ImageStore, type StoredImage } from "../../host/storage/images/image-store.ts";
 import { foldersOf } from "../command.ts";
 import { formatSize } from "../format/size.ts";
-import { formatJsonLines, formatTable } from "../format/table.ts";
+import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
+import { formatTable } from "../format/table.ts";
 import { formatAgo } from "../format/time.ts";
 
 export function define(command: Command): void {
@@ -12,16 +12,15 @@ export function define(command: Command): void {
     .option("-q, --quiet", "ids alone")
     .option("--no-trunc", "whole ids")
     .option("--digests", "show digests")
-    .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
+    .option("--format <format>", formatHelp)
     .addHelpText("after", "\nExample:\n  casemate images --format json")
     .action((flags: { readonly quiet?: boolean; readonly trunc: boolean; readonly digests?: boolean; readonly format?: string }) => {
       const rows = new ImageStore(foldersOf(command)).list().flatMap((image) => image.names.map((name) => toRow(image, name, flags.trunc)));
       if (flags.quiet === true) process.stdout.write([...new Set(rows.map(({ ID }) => `${ID}\n`))].join(""));
-      else if (flags.format === "json") process.stdout.write(formatJsonLines(rows));
       else {
         const digest = <T>(value: T): T[] => (flags.digests === true ? [value] : []);
-        process.stdout.write(formatTable(["REPOSITORY", "TAG", ...digest("DIGEST"), "IMAGE ID", "CREATED", "SIZE"],
-          rows.map((row) => [row.Repository, row.Tag, ...digest(row.Digest), row.ID, row.CreatedSince, row.Size])));
+        process.stdout.write(formatRows(rows, parseFormat(flags.format ?? "table"), () => formatTable(["REPOSITORY", "TAG", ...digest("DIGEST"), "IMAGE ID", "CREATED", "SIZE"],
+          rows.map((row) => [row.Repository, row.Tag, ...digest(row.Digest), row.ID, row.CreatedSince, row.Size]))));
       }
     });
 }

@@ -1,19 +1,20 @@
 import type { Command } from "commander";
-import { Option } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
 import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf, globalOptions } from "../command.ts";
+import { formatObjects, parseFormat } from "../format/format-option.ts";
 import { formatTime } from "../format/time.ts";
 import { exitWith, reportError } from "../exit.ts";
 
 export function define(command: Command): void {
   command
     .argument("<container...>", "names or ids")
-    .addOption(new Option("--format <format>", "\"json\", the only one").choices(["json"]))
+    .option("-f, --format <format>", "\"json\", or a template such as '{{.State.Status}}'")
     .addHelpText("after", "\nExample:\n  casemate inspect web | jq '.[0].Sandbox'")
-    .action(async (names: readonly string[]) => {
+    .action(async (names: readonly string[], flags: { readonly format?: string }) => {
+      const format = parseFormat(flags.format ?? "json");
       const folders = foldersOf(command);
       const store = new ContainerStore(folders);
       const found: object[] = [];
@@ -27,7 +28,7 @@ export function define(command: Command): void {
           failed = true;
         }
       }
-      process.stdout.write(`${JSON.stringify(found, undefined, 4)}\n`);
+      process.stdout.write(formatObjects(found, format));
       await exitWith(failed ? 1 : 0);
     });
 }

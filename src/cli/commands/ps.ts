@@ -1,11 +1,11 @@
 import type { Command } from "commander";
-import { Option } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { formatPublished } from "../../host/network/publish.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { collect, foldersOf } from "../command.ts";
-import { formatJsonLines, formatTable } from "../format/table.ts";
+import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
+import { formatTable } from "../format/table.ts";
 import { formatAgo, formatDuration, formatTime } from "../format/time.ts";
 
 interface Flags {
@@ -27,7 +27,7 @@ export function define(command: Command): void {
     .option("-q, --quiet", "ids alone")
     .option("--no-trunc", "whole ids and commands")
     .option("-f, --filter <key=value>", "only those with this name, id, status, label or ancestor", collect)
-    .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
+    .option("--format <format>", formatHelp)
     .addHelpText("after", "\nExamples:\n  casemate ps -a\n  casemate ps -q --filter status=exited\n  casemate ps --format json | jq -r .Names")
     .action((flags: Flags) => {
       const store = new ContainerStore(foldersOf(command));
@@ -43,11 +43,10 @@ export function define(command: Command): void {
 function format(rows: readonly Row[], flags: Flags): string {
   const id = ({ containerId }: ContainerRecord): string => (flags.trunc ? containerId.slice(0, 12) : containerId);
   if (flags.quiet === true) return rows.map(({ record }) => `${id(record)}\n`).join("");
-  if (flags.format === "json") return formatJsonLines(rows.map(toJson));
-  return formatTable(
+  return formatRows(rows.map(toJson), parseFormat(flags.format ?? "table"), () => formatTable(
     ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"],
     rows.map(({ record, status }) => [id(record), record.image, commandOf(record, flags.trunc), formatAgo(record.createdAtUnixMs), describeStatus(status), portsOf(status), record.name]),
-  );
+  ));
 }
 
 function toJson({ record, status }: Row): object {

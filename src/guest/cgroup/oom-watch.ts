@@ -20,16 +20,13 @@ function oomCount(cgroup: string): number {
 export function watchOom(containerId: string, cgroup: string, events: EventLog): () => void {
   const file = cgroupFile(cgroup, "memory.events");
   if (!existsSync(file)) return () => undefined; // a guest without the memory controller counts nothing
-  let kills = oomKillCount(cgroup);
-  let ownOoms = oomCount(cgroup);
+  const tally = new OomTally(oomKillCount(cgroup), oomCount(cgroup));
   const check = (): void => {
-    const now = oomKillCount(cgroup), ooms = oomCount(cgroup);
-    if (now > kills) {
-      events.append({ case: "oom", value: { containerId, oomKills: BigInt(now) } });
-      if (ooms === ownOoms) events.append({ case: "oom", value: { containerId: "", oomKills: BigInt(guestOomKills()) } });
-    }
-    kills = Math.max(kills, now);
-    ownOoms = ooms;
+    const kills = oomKillCount(cgroup);
+    const cause = tally.count(kills, oomCount(cgroup));
+    if (cause === undefined) return;
+    events.append({ case: "oom", value: { containerId, oomKills: BigInt(kills) } });
+    if (cause === "guest") events.append({ case: "oom", value: { containerId: "", oomKills: BigInt(guestOomKills()) } });
   };
   // The kernel reports a change of memory.events as a modification of the file.
   const watcher = watch(file, { persistent: false }, check);
@@ -38,6 +35,26 @@ export function watchOom(containerId: string, cgroup: string, events: EventLog):
     check();
     watcher.close();
   };
+}
+
+/** Tells whose limit a kill came from, by the two counters of memory.events. */
+export class OomTally {
+  #kills: number;
+  #ooms: number;
+
+  constructor(kills: number, ooms: number) {
+    this.#kills = kills;
+    this.#ooms = ooms;
+  }
+
+  /** What caused the kills since the last call; undefined: there was none. */
+  count(kills: number, ooms: number): "own" | "guest" | undefined {
+    if (kills <= this.#kills) return undefined; // the container's own OOM is counted before the kill it leads to, and kept until then
+    const cause = ooms > this.#ooms ? "own" : "guest";
+    this.#kills = kills;
+    this.#ooms = ooms;
+    return cause;
+  }
 }
 
 /** OOM kills in the whole guest since its boot. */

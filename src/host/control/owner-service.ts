@@ -4,7 +4,9 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
 import type { GuestProcess } from "../sandbox/process.ts";
 import { attachSession } from "./attach-session.ts";
+import { readHostUsage } from "./host-usage.ts";
 import type { Owner } from "./owner.ts";
+import { toTaskMetrics } from "./task-metrics.ts";
 
 /** Limit of one call into the guest that should be quick. */
 const guestCallTimeoutMs = 30_000;
@@ -32,10 +34,10 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
         ownerPid: process.pid,
         vmmPid: sandbox.vm.identity.pid,
         accelerator: sandbox.vm.accelerator,
-        memoryBytes: BigInt(sandbox.config.memoryBytes),
-        vcpuCount: sandbox.config.vcpuCount,
+        memoryBytes: BigInt(sandbox.size.memoryBytes),
+        vcpuCount: sandbox.size.vcpuCount,
         startedBy: sandbox.vm.startedBy,
-        state: "running",
+        state: sandbox.state,
         guestKernel: sandbox.guestKernel,
         bootMs: BigInt(Math.round(sandbox.timings.reduce((end, timing) => Math.max(end, timing.startMs + timing.durationMs), 0))),
         containers: [...sandbox.containers.values()].map((container) => ({
@@ -52,6 +54,23 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
     },
     async stop(request) {
       await owner.finish(request.timeoutMs);
+      return {};
+    },
+    async stats({ containerIds }) {
+      const sandbox = await owner.ready();
+      const wanted = [...sandbox.containers.keys()].filter((containerId) => containerIds.length === 0 || containerIds.includes(containerId));
+      const containers = await Promise.all(wanted.map(async (containerId) => ({ containerId, metrics: toTaskMetrics(await sandbox.stats(containerId, { timeoutMs: guestCallTimeoutMs })) })));
+      const { memoryBytes, vcpuCount } = sandbox.size;
+      return { containers, hostProcesses: readHostUsage(sandbox.config.sandboxId, sandbox.vm.identity.pid), memoryBytes: BigInt(memoryBytes), vcpuCount, readAtNanos: process.hrtime.bigint() };
+    },
+    async pauseSandbox() {
+      await (await owner.ready()).pauseSandbox({ timeoutMs: guestCallTimeoutMs });
+      owner.noteSandboxState();
+      return {};
+    },
+    async resumeSandbox() {
+      await (await owner.ready()).resumeSandbox({ timeoutMs: guestCallTimeoutMs });
+      owner.noteSandboxState();
       return {};
     },
     async execVm(request) {

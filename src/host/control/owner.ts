@@ -147,6 +147,14 @@ export class Owner {
     if (container.state === "paused" || container.state === "running") this.#writeStatus(container, { status: container.state });
   }
 
+  /** Writes what the containers of a sandbox that stands still, or goes on, are for those who look at files. */
+  noteSandboxState(): void {
+    const { sandbox } = this;
+    for (const container of sandbox?.containers.values() ?? []) {
+      if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: sandbox?.state === "paused" ? "paused" : container.state });
+    }
+  }
+
   async deleteContainer(containerId: string, timeoutMs: number): Promise<Container> {
     const sandbox = await this.ready();
     const container = await sandbox.deleteContainer(containerId, { timeoutMs });

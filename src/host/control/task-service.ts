@@ -10,6 +10,7 @@ import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
 import type { ContainerState } from "../sandbox/container-state.ts";
 import type { GuestProcess, ProcessEnd } from "../sandbox/process.ts";
 import type { Owner } from "./owner.ts";
+import { toTaskMetrics } from "./task-metrics.ts";
 
 /** Limit of one call into the guest that should be quick; a stuck guest answers nothing. */
 const guestCallTimeoutMs = 30_000;
@@ -120,8 +121,8 @@ export function taskService(owner: Owner): ServiceImplementation<typeof Task> {
       await (await owner.ready()).update(request.id, parseResources(request.resources), wait);
       return {};
     },
-    stats() {
-      throw new RuntimeError("unimplemented", "stats: not here yet");
+    async stats(request) {
+      return { stats: toTaskMetrics(await (await owner.ready()).stats(request.id, wait)) };
     },
     connect() {
       return { shimPid: process.pid, taskPid: owner.sandbox?.vm.identity.pid ?? 0, version: taskApiVersion };

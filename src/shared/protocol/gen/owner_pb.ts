@@ -10,8 +10,8 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { FileChangeSchema, FileRequestSchema, FileResponseSchema, WatchFileRequestSchema } from "./file_pb.ts";
 import { file_file } from "./file_pb.ts";
-import type { EmptySchema } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_empty } from "@bufbuild/protobuf/wkt";
+import type { Any, EmptySchema } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_any, file_google_protobuf_empty } from "@bufbuild/protobuf/wkt";
 import type { TerminalSize } from "./terminal_pb.ts";
 import { file_terminal } from "./terminal_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file owner.proto.
  */
 export const file_owner: GenFile = /*@__PURE__*/
-  fileDesc("Cgtvd25lci5wcm90bxILY2FzZW1hdGUudjEiHQoKTGVhc2VJbnB1dBIPCgdyZWxlYXNlGAEgASgIIg0KC0xlYXNlT3V0cHV0IjEKDExpbWl0UmVxdWVzdBIQCgh0b3RhbF9tcxgBIAEoBBIPCgdpZGxlX21zGAIgASgEIpECCg1DcmVhdGVPcHRpb25zEgwKBHVzZXIYASABKAkSEgoKY3JlYXRlX2N3ZBgCIAEoCBINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhgKEGNvbnRhaW5lcl9mb2xkZXIYBSABKAkSDgoGbm9fbG9nGAggASgIEhcKD2d1ZXN0X2V0Y19maWxlcxgJIAEoCBITCgtob2xkX291dHB1dBgKIAEoCBITCgthdXRvX3JlbW92ZRgGIAEoCBIUCgxsYXN0X29uZV9vdXQYByABKAgSDAoEaW5pdBgLIAEoCBIMCgRpZGxlGAwgASgIIq0BCghFeGVjU3BlYxIUCgxwcm9jZXNzX2pzb24YASABKAwSDAoEdXNlchgCIAEoCRINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhMKC2hvbGRfb3V0cHV0GAUgASgIEhMKC2F1dG9fcmVtb3ZlGAYgASgIEhIKCm93bl9jZ3JvdXAYByABKAgiVwoNRXhlY1ZtUmVxdWVzdBIPCgdleGVjX2lkGAEgASgJEhAKCHRlcm1pbmFsGAIgASgIEiMKBHNwZWMYAyABKAsyFS5jYXNlbWF0ZS52MS5FeGVjU3BlYyLqAQoLQXR0YWNoSW5wdXQSJwoEb3BlbhgBIAEoCzIXLmNhc2VtYXRlLnYxLkF0dGFjaE9wZW5IABIpCgVzdGRpbhgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASKwoJc3RkaW5fZW5kGAMgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtRW5kSAASJQoDYWNrGAQgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtQWNrSAASKwoGcmVzaXplGAUgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplSABCBgoEa2luZCJ/CgpBdHRhY2hPcGVuEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg0KBXN0ZGluGAMgASgIEg4KBm91dHB1dBgEIAEoCBIrCgZyZXN1bWUYBSABKAsyGy5jYXNlbWF0ZS52MS5BdHRhY2hQb3NpdGlvbiJUCg5BdHRhY2hQb3NpdGlvbhIVCg1zdGRvdXRfb2Zmc2V0GAEgASgEEhUKDXN0ZGVycl9vZmZzZXQYAiABKAQSFAoMc3RkaW5fb2Zmc2V0GAMgASgEIjgKC1N0cmVhbUJ5dGVzEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBBINCgVieXRlcxgDIAEoDCInCglTdHJlYW1FbmQSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEIicKCVN0cmVhbUFjaxIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQi9gEKDEF0dGFjaE91dHB1dBItCgZvcGVuZWQYASABKAsyGy5jYXNlbWF0ZS52MS5BdHRhY2hQb3NpdGlvbkgAEioKBm91dHB1dBgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASLAoKb3V0cHV0X2VuZBgDIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUVuZEgAEisKCXN0ZGluX2FjaxgEIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUFja0gAEigKBGV4aXQYBSABKAsyGC5jYXNlbWF0ZS52MS5Qcm9jZXNzRXhpdEgAQgYKBGtpbmQidAoLUHJvY2Vzc0V4aXQSEwoLZXhpdF9zdGF0dXMYASABKA0SHAoUZXhpdGVkX2F0X3VuaXhfbmFub3MYAiABKAMSEgoKb29tX2tpbGxlZBgDIAEoCBIOCgZyZWFzb24YBCABKAkSDgoGc2lnbmFsGAUgASgNIiYKDkluc3BlY3RSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSKFAgoPSW5zcGVjdFJlc3BvbnNlEhIKCnNhbmRib3hfaWQYASABKAkSEQoJb3duZXJfcGlkGAIgASgNEg8KB3ZtbV9waWQYAyABKA0SEwoLYWNjZWxlcmF0b3IYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEhIKCnZjcHVfY291bnQYBiABKA0SEgoKc3RhcnRlZF9ieRgHIAEoCRINCgVzdGF0ZRgIIAEoCRIxCgpjb250YWluZXJzGAkgAygLMh0uY2FzZW1hdGUudjEuQ29udGFpbmVyU3VtbWFyeRIUCgxndWVzdF9rZXJuZWwYCiABKAkSDwoHYm9vdF9tcxgLIAEoBCJxChBDb250YWluZXJTdW1tYXJ5EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEQoJZ3Vlc3RfcGlkGAMgASgNEhAKCGV4ZWNfaWRzGAQgAygJEhIKCmlwX2FkZHJlc3MYBSABKAkiFAoST3duZXJFdmVudHNSZXF1ZXN0IscBCgpPd25lckV2ZW50EhIKCnVuaXhfbmFub3MYASABKAMSDgoGYWN0aW9uGAIgASgJEhQKDGNvbnRhaW5lcl9pZBgDIAEoCRIPCgdleGVjX2lkGAQgASgJEjsKCmF0dHJpYnV0ZXMYBSADKAsyJy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50LkF0dHJpYnV0ZXNFbnRyeRoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIhCgtTdG9wUmVxdWVzdBISCgp0aW1lb3V0X21zGAEgASgNMs4ECgVPd25lchJBCgZBdHRhY2gSGC5jYXNlbWF0ZS52MS5BdHRhY2hJbnB1dBoZLmNhc2VtYXRlLnYxLkF0dGFjaE91dHB1dCgBMAESRAoHSW5zcGVjdBIbLmNhc2VtYXRlLnYxLkluc3BlY3RSZXF1ZXN0GhwuY2FzZW1hdGUudjEuSW5zcGVjdFJlc3BvbnNlEkQKBkV2ZW50cxIfLmNhc2VtYXRlLnYxLk93bmVyRXZlbnRzUmVxdWVzdBoXLmNhc2VtYXRlLnYxLk93bmVyRXZlbnQwARI4CgRTdG9wEhguY2FzZW1hdGUudjEuU3RvcFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPAoGRXhlY1ZtEhouY2FzZW1hdGUudjEuRXhlY1ZtUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI+CgVMZWFzZRIXLmNhc2VtYXRlLnYxLkxlYXNlSW5wdXQaGC5jYXNlbWF0ZS52MS5MZWFzZU91dHB1dCgBMAESOgoFTGltaXQSGS5jYXNlbWF0ZS52MS5MaW1pdFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSOwoERmlsZRIYLmNhc2VtYXRlLnYxLkZpbGVSZXF1ZXN0GhkuY2FzZW1hdGUudjEuRmlsZVJlc3BvbnNlEkUKCVdhdGNoRmlsZRIdLmNhc2VtYXRlLnYxLldhdGNoRmlsZVJlcXVlc3QaFy5jYXNlbWF0ZS52MS5GaWxlQ2hhbmdlMAFiBnByb3RvMw", [file_file, file_google_protobuf_empty, file_terminal]);
+  fileDesc("Cgtvd25lci5wcm90bxILY2FzZW1hdGUudjEiHQoKTGVhc2VJbnB1dBIPCgdyZWxlYXNlGAEgASgIIg0KC0xlYXNlT3V0cHV0IjEKDExpbWl0UmVxdWVzdBIQCgh0b3RhbF9tcxgBIAEoBBIPCgdpZGxlX21zGAIgASgEIpECCg1DcmVhdGVPcHRpb25zEgwKBHVzZXIYASABKAkSEgoKY3JlYXRlX2N3ZBgCIAEoCBINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhgKEGNvbnRhaW5lcl9mb2xkZXIYBSABKAkSDgoGbm9fbG9nGAggASgIEhcKD2d1ZXN0X2V0Y19maWxlcxgJIAEoCBITCgtob2xkX291dHB1dBgKIAEoCBITCgthdXRvX3JlbW92ZRgGIAEoCBIUCgxsYXN0X29uZV9vdXQYByABKAgSDAoEaW5pdBgLIAEoCBIMCgRpZGxlGAwgASgIIq0BCghFeGVjU3BlYxIUCgxwcm9jZXNzX2pzb24YASABKAwSDAoEdXNlchgCIAEoCRINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhMKC2hvbGRfb3V0cHV0GAUgASgIEhMKC2F1dG9fcmVtb3ZlGAYgASgIEhIKCm93bl9jZ3JvdXAYByABKAgiVwoNRXhlY1ZtUmVxdWVzdBIPCgdleGVjX2lkGAEgASgJEhAKCHRlcm1pbmFsGAIgASgIEiMKBHNwZWMYAyABKAsyFS5jYXNlbWF0ZS52MS5FeGVjU3BlYyLqAQoLQXR0YWNoSW5wdXQSJwoEb3BlbhgBIAEoCzIXLmNhc2VtYXRlLnYxLkF0dGFjaE9wZW5IABIpCgVzdGRpbhgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASKwoJc3RkaW5fZW5kGAMgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtRW5kSAASJQoDYWNrGAQgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtQWNrSAASKwoGcmVzaXplGAUgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplSABCBgoEa2luZCJ/CgpBdHRhY2hPcGVuEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg0KBXN0ZGluGAMgASgIEg4KBm91dHB1dBgEIAEoCBIrCgZyZXN1bWUYBSABKAsyGy5jYXNlbWF0ZS52MS5BdHRhY2hQb3NpdGlvbiJUCg5BdHRhY2hQb3NpdGlvbhIVCg1zdGRvdXRfb2Zmc2V0GAEgASgEEhUKDXN0ZGVycl9vZmZzZXQYAiABKAQSFAoMc3RkaW5fb2Zmc2V0GAMgASgEIjgKC1N0cmVhbUJ5dGVzEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBBINCgVieXRlcxgDIAEoDCInCglTdHJlYW1FbmQSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEIicKCVN0cmVhbUFjaxIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQi9gEKDEF0dGFjaE91dHB1dBItCgZvcGVuZWQYASABKAsyGy5jYXNlbWF0ZS52MS5BdHRhY2hQb3NpdGlvbkgAEioKBm91dHB1dBgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASLAoKb3V0cHV0X2VuZBgDIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUVuZEgAEisKCXN0ZGluX2FjaxgEIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUFja0gAEigKBGV4aXQYBSABKAsyGC5jYXNlbWF0ZS52MS5Qcm9jZXNzRXhpdEgAQgYKBGtpbmQidAoLUHJvY2Vzc0V4aXQSEwoLZXhpdF9zdGF0dXMYASABKA0SHAoUZXhpdGVkX2F0X3VuaXhfbmFub3MYAiABKAMSEgoKb29tX2tpbGxlZBgDIAEoCBIOCgZyZWFzb24YBCABKAkSDgoGc2lnbmFsGAUgASgNIiYKDkluc3BlY3RSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSKFAgoPSW5zcGVjdFJlc3BvbnNlEhIKCnNhbmRib3hfaWQYASABKAkSEQoJb3duZXJfcGlkGAIgASgNEg8KB3ZtbV9waWQYAyABKA0SEwoLYWNjZWxlcmF0b3IYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEhIKCnZjcHVfY291bnQYBiABKA0SEgoKc3RhcnRlZF9ieRgHIAEoCRINCgVzdGF0ZRgIIAEoCRIxCgpjb250YWluZXJzGAkgAygLMh0uY2FzZW1hdGUudjEuQ29udGFpbmVyU3VtbWFyeRIUCgxndWVzdF9rZXJuZWwYCiABKAkSDwoHYm9vdF9tcxgLIAEoBCJxChBDb250YWluZXJTdW1tYXJ5EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEQoJZ3Vlc3RfcGlkGAMgASgNEhAKCGV4ZWNfaWRzGAQgAygJEhIKCmlwX2FkZHJlc3MYBSABKAkiFAoST3duZXJFdmVudHNSZXF1ZXN0IscBCgpPd25lckV2ZW50EhIKCnVuaXhfbmFub3MYASABKAMSDgoGYWN0aW9uGAIgASgJEhQKDGNvbnRhaW5lcl9pZBgDIAEoCRIPCgdleGVjX2lkGAQgASgJEjsKCmF0dHJpYnV0ZXMYBSADKAsyJy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50LkF0dHJpYnV0ZXNFbnRyeRoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIhCgtTdG9wUmVxdWVzdBISCgp0aW1lb3V0X21zGAEgASgNIiUKDFN0YXRzUmVxdWVzdBIVCg1jb250YWluZXJfaWRzGAEgAygJIrMBCg1TdGF0c1Jlc3BvbnNlEi8KCmNvbnRhaW5lcnMYASADKAsyGy5jYXNlbWF0ZS52MS5Db250YWluZXJTdGF0cxIwCg5ob3N0X3Byb2Nlc3NlcxgCIAMoCzIYLmNhc2VtYXRlLnYxLkhvc3RQcm9jZXNzEhQKDG1lbW9yeV9ieXRlcxgDIAEoBBISCgp2Y3B1X2NvdW50GAQgASgNEhUKDXJlYWRfYXRfbmFub3MYBSABKAQiTQoOQ29udGFpbmVyU3RhdHMSFAoMY29udGFpbmVyX2lkGAEgASgJEiUKB21ldHJpY3MYAiABKAsyFC5nb29nbGUucHJvdG9idWYuQW55IlEKC0hvc3RQcm9jZXNzEgwKBG5hbWUYASABKAkSCwoDcGlkGAIgASgNEhQKDG1lbW9yeV9ieXRlcxgDIAEoBBIRCgljcHVfbmFub3MYBCABKAQyjwYKBU93bmVyEkEKBkF0dGFjaBIYLmNhc2VtYXRlLnYxLkF0dGFjaElucHV0GhkuY2FzZW1hdGUudjEuQXR0YWNoT3V0cHV0KAEwARJECgdJbnNwZWN0EhsuY2FzZW1hdGUudjEuSW5zcGVjdFJlcXVlc3QaHC5jYXNlbWF0ZS52MS5JbnNwZWN0UmVzcG9uc2USRAoGRXZlbnRzEh8uY2FzZW1hdGUudjEuT3duZXJFdmVudHNSZXF1ZXN0GhcuY2FzZW1hdGUudjEuT3duZXJFdmVudDABEjgKBFN0b3ASGC5jYXNlbWF0ZS52MS5TdG9wUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI+CgVTdGF0cxIZLmNhc2VtYXRlLnYxLlN0YXRzUmVxdWVzdBoaLmNhc2VtYXRlLnYxLlN0YXRzUmVzcG9uc2USPgoMUGF1c2VTYW5kYm94EhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej8KDVJlc3VtZVNhbmRib3gSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPAoGRXhlY1ZtEhouY2FzZW1hdGUudjEuRXhlY1ZtUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI+CgVMZWFzZRIXLmNhc2VtYXRlLnYxLkxlYXNlSW5wdXQaGC5jYXNlbWF0ZS52MS5MZWFzZU91dHB1dCgBMAESOgoFTGltaXQSGS5jYXNlbWF0ZS52MS5MaW1pdFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSOwoERmlsZRIYLmNhc2VtYXRlLnYxLkZpbGVSZXF1ZXN0GhkuY2FzZW1hdGUudjEuRmlsZVJlc3BvbnNlEkUKCVdhdGNoRmlsZRIdLmNhc2VtYXRlLnYxLldhdGNoRmlsZVJlcXVlc3QaFy5jYXNlbWF0ZS52MS5GaWxlQ2hhbmdlMAFiBnByb3RvMw", [file_file, file_google_protobuf_any, file_google_protobuf_empty, file_terminal]);
 
 /**
  * @generated from message casemate.v1.LeaseInput
@@ -745,6 +745,130 @@ export const StopRequestSchema: GenMessage<StopRequest> = /*@__PURE__*/
   messageDesc(file_owner, 19);
 
 /**
+ * @generated from message casemate.v1.StatsRequest
+ */
+export type StatsRequest = Message<"casemate.v1.StatsRequest"> & {
+  /**
+   * Empty: all containers.
+   *
+   * @generated from field: repeated string container_ids = 1;
+   */
+  containerIds: string[];
+};
+
+/**
+ * Describes the message casemate.v1.StatsRequest.
+ * Use `create(StatsRequestSchema)` to create a new message.
+ */
+export const StatsRequestSchema: GenMessage<StatsRequest> = /*@__PURE__*/
+  messageDesc(file_owner, 20);
+
+/**
+ * @generated from message casemate.v1.StatsResponse
+ */
+export type StatsResponse = Message<"casemate.v1.StatsResponse"> & {
+  /**
+   * @generated from field: repeated casemate.v1.ContainerStats containers = 1;
+   */
+  containers: ContainerStats[];
+
+  /**
+   * @generated from field: repeated casemate.v1.HostProcess host_processes = 2;
+   */
+  hostProcesses: HostProcess[];
+
+  /**
+   * What the guest has now; the limit of a container without one.
+   *
+   * @generated from field: uint64 memory_bytes = 3;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * @generated from field: uint32 vcpu_count = 4;
+   */
+  vcpuCount: number;
+
+  /**
+   * The owner's clock, monotonic, when all of it was read.
+   *
+   * @generated from field: uint64 read_at_nanos = 5;
+   */
+  readAtNanos: bigint;
+};
+
+/**
+ * Describes the message casemate.v1.StatsResponse.
+ * Use `create(StatsResponseSchema)` to create a new message.
+ */
+export const StatsResponseSchema: GenMessage<StatsResponse> = /*@__PURE__*/
+  messageDesc(file_owner, 21);
+
+/**
+ * @generated from message casemate.v1.ContainerStats
+ */
+export type ContainerStats = Message<"casemate.v1.ContainerStats"> & {
+  /**
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * As Task.Stats answers: io.containerd.cgroups.v2.Metrics.
+   *
+   * @generated from field: google.protobuf.Any metrics = 2;
+   */
+  metrics?: Any | undefined;
+};
+
+/**
+ * Describes the message casemate.v1.ContainerStats.
+ * Use `create(ContainerStatsSchema)` to create a new message.
+ */
+export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
+  messageDesc(file_owner, 22);
+
+/**
+ * A process on the host that serves the sandbox.
+ *
+ * @generated from message casemate.v1.HostProcess
+ */
+export type HostProcess = Message<"casemate.v1.HostProcess"> & {
+  /**
+   * qemu, owner, supervisor, virtiofsd, passt.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint32 pid = 2;
+   */
+  pid: number;
+
+  /**
+   * Its share of the host's memory (PSS; without the right to read that, RSS).
+   *
+   * @generated from field: uint64 memory_bytes = 3;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * User and system time since its start.
+   *
+   * @generated from field: uint64 cpu_nanos = 4;
+   */
+  cpuNanos: bigint;
+};
+
+/**
+ * Describes the message casemate.v1.HostProcess.
+ * Use `create(HostProcessSchema)` to create a new message.
+ */
+export const HostProcessSchema: GenMessage<HostProcess> = /*@__PURE__*/
+  messageDesc(file_owner, 23);
+
+/**
  * What an owner offers beyond containerd's Task.
  *
  * @generated from service casemate.v1.Owner
@@ -786,6 +910,34 @@ export const Owner: GenService<{
   stop: {
     methodKind: "unary";
     input: typeof StopRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * What the containers use, and what the sandbox costs the host.
+   *
+   * @generated from rpc casemate.v1.Owner.Stats
+   */
+  stats: {
+    methodKind: "unary";
+    input: typeof StatsRequestSchema;
+    output: typeof StatsResponseSchema;
+  },
+  /**
+   * Stops the vCPUs, and lets them go on; the guest's clock is set then.
+   *
+   * @generated from rpc casemate.v1.Owner.PauseSandbox
+   */
+  pauseSandbox: {
+    methodKind: "unary";
+    input: typeof EmptySchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc casemate.v1.Owner.ResumeSandbox
+   */
+  resumeSandbox: {
+    methodKind: "unary";
+    input: typeof EmptySchema;
     output: typeof EmptySchema;
   },
   /**

@@ -1,0 +1,69 @@
+import { create } from "@bufbuild/protobuf";
+import { Writable } from "node:stream";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
+import { ExecSpecSchema } from "../../shared/protocol/gen/owner_pb.ts";
+import { AttachClient } from "../control/attach-client.ts";
+import type { OwnerClient } from "../control/owner-client.ts";
+import type { ContainerRecord } from "../store/container-store.ts";
+import type { StateFolders } from "../store/paths.ts";
+import { buildVmProcess } from "./build-spec.ts";
+import { requireRunning, withOwner } from "./end-container.ts";
+
+/** One process of a container, as the guest sees it. */
+export interface ListedProcess {
+  readonly user: string;
+  readonly pid: number;
+  readonly parentPid: number;
+  readonly terminal: string;
+  readonly time: string;
+  readonly command: string;
+}
+
+/** The guest's ps has these, each without blanks but for the last. */
+const columns = "user,pid,ppid,tty,time,args";
+/** More is no list of processes. */
+const maxListBytes = 4 * 1024 * 1024;
+
+/** The processes of a running container: the guest lists all of its own, the container's cgroup says which count. */
+export async function listProcesses(folders: StateFolders, record: ContainerRecord): Promise<ListedProcess[]> {
+  requireRunning(folders, record, "list the processes of");
+  return withOwner(folders, record, async (client) => {
+    const { processes } = await client.task.pids({ id: record.containerId });
+    const pids = new Set(processes.map(({ pid }) => pid));
+    return parseProcesses(await runInGuest(client, ["/bin/busybox", "ps", "-o", columns])).filter(({ pid }) => pids.has(pid));
+  });
+}
+
+/** Parses the lines of `ps -o user,pid,ppid,tty,time,args` below its heading. */
+export function parseProcesses(text: string): ListedProcess[] {
+  return text.split("\n").slice(1).flatMap((line) => {
+    const [, user, pid, parentPid, terminal, time, command] = /^\s*(\S+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(\S+)\s+(.*\S)\s*$/.exec(line) ?? [];
+    return user === undefined ? [] : [{ user, pid: Number(pid), parentPid: Number(parentPid), terminal: terminal ?? "", time: time ?? "", command: command ?? "" }];
+  });
+}
+
+async function runInGuest(client: OwnerClient, args: readonly string[]): Promise<string> {
+  const execId = kernelRandomBytes(8).toString("hex");
+  const process = buildVmProcess({ args, env: [], terminal: false, privileged: false, workingDir: "/" });
+  await client.owner.execVm({ execId, terminal: false, spec: create(ExecSpecSchema, { processJson: Buffer.from(JSON.stringify(process)), holdOutput: true, autoRemove: true }) });
+  const output = new Collector(), errors = new Collector();
+  const attach = await AttachClient.open(client, { containerId: "", execId }, { stdin: undefined, stdout: output, stderr: errors });
+  const end = await attach.run();
+  if (end.type !== "exit" || end.exitStatus !== 0) throw new RuntimeError("internal", `run ${args.join(" ")} in the guest: ${errors.text.trim()}`);
+  return output.text;
+}
+
+/** Keeps what is written, up to a limit. */
+class Collector extends Writable {
+  readonly #chunks: Buffer[] = [];
+  #size = 0;
+
+  get text(): string { return Buffer.concat(this.#chunks).toString(); }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error) => void): void {
+    this.#size += chunk.length;
+    if (this.#size <= maxListBytes) this.#chunks.push(chunk);
+    callback();
+  }
+}
