@@ -75,6 +75,7 @@ export class GuestProcess {
     await this.io.close();
     record(end);
     this.#ends(end);
+    return true;
   }
 
   #ends(end: ProcessEnd): void {
@@ -82,7 +83,6 @@ export class GuestProcess {
     this.#state = "stopped";
     this.#end = end;
     this.#ended.resolve(end);
-    return true;
   }
 
   /** A guest that does not deliver what it announced, or a client that takes nothing, does not hold the waiters for long. */
