@@ -12,6 +12,7 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   ps: { summary: "list containers", load: () => import("./commands/ps.ts") },
   inspect: { summary: "show everything about containers", load: () => import("./commands/inspect.ts") },
   logs: { summary: "show what a container has printed", load: () => import("./commands/logs.ts") },
+  events: { summary: "show what happens to containers, as it happens", load: () => import("./commands/events.ts") },
   stop: { summary: "stop containers, politely first", load: () => import("./commands/stop.ts") },
   kill: { summary: "send a signal to containers", load: () => import("./commands/kill.ts") },
   pause: { summary: "make containers stand still", load: () => import("./commands/pause.ts") },

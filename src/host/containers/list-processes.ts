@@ -16,13 +16,12 @@ export interface ListedProcess {
   readonly pid: number;
   readonly parentPid: number;
   readonly terminal: string;
-  /** As ps writes it: S sleeping, R running, Z ended, ... */
-  readonly state: string;
+  readonly time: string;
   readonly command: string;
 }
 
 /** The guest's ps has these, each without blanks but for the last. */
-const columns = "user,pid,ppid,tty,stat,args";
+const columns = "user,pid,ppid,tty,time,args";
 /** More is no list of processes. */
 const maxListBytes = 4 * 1024 * 1024;
 
@@ -36,11 +35,11 @@ export async function listProcesses(folders: StateFolders, record: ContainerReco
   });
 }
 
-/** Parses the lines of `ps -o user,pid,ppid,tty,stat,args` below its heading. */
+/** Parses the lines of `ps -o user,pid,ppid,tty,time,args` below its heading. */
 export function parseProcesses(text: string): ListedProcess[] {
   return text.split("\n").slice(1).flatMap((line) => {
-    const [, user, pid, parentPid, terminal, state, command] = /^\s*(\S+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(\S+)\s+(.*\S)\s*$/.exec(line) ?? [];
-    return user === undefined ? [] : [{ user, pid: Number(pid), parentPid: Number(parentPid), terminal: terminal ?? "", state: state ?? "", command: command ?? "" }];
+    const [, user, pid, parentPid, terminal, time, command] = /^\s*(\S+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(\S+)\s+(.*\S)\s*$/.exec(line) ?? [];
+    return user === undefined ? [] : [{ user, pid: Number(pid), parentPid: Number(parentPid), terminal: terminal ?? "", time: time ?? "", command: command ?? "" }];
   });
 }
 

@@ -22,8 +22,12 @@ export async function releaseLostSandbox(folders: StateFolders, sandboxId: strin
     settleLostContainers(new ContainerStore(folders), sandboxId, new Map());
     return true;
   }
-  const [failure] = await releaseHeld(folders, sandboxId);
-  closeSync(lock);
+  let failure: unknown;
+  try {
+    [failure] = await releaseHeld(folders, sandboxId);
+  } finally {
+    closeSync(lock);
+  }
   if (failure !== undefined) throw new RuntimeError("internal", `clean up after sandbox "${sandboxId}"`, { cause: failure });
   return true;
 }

@@ -52,7 +52,7 @@ async function main(folder: string, again: boolean): Promise<number> {
   }
   const starting = Promise.withResolvers<Sandbox>();
   const giveUp = new AbortController();
-  const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { adopting: record !== undefined });
+  const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { sandboxId: config.sandboxId, adopting: record !== undefined });
   const context = { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
   const server = serve(owner, paths.ownerSocket);
   process.on("SIGTERM", () => void owner.finish(stopTimeoutMs));

@@ -11,6 +11,7 @@ import type { ProcessEnd } from "../sandbox/process.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";
 import { ContainerLogWriter } from "../store/container-log.ts";
 import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
+import { EventFile } from "../store/event-file.ts";
 import { readBootId } from "../store/host-facts.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
 import { Keeping } from "./keeping.ts";
@@ -21,6 +22,8 @@ const lingerMs = 2_000;
 const comeBackMs = 2_000;
 /** How long a sandbox without containers and callers is kept. */
 const idleTimeoutMs = 30_000;
+/** The guest's clock, which tells when a process ended, may be that far from ours. */
+const clockSkewNanos = 5_000_000_000n;
 /** Longest config.json we read; Kubernetes' are some 100 KiB. */
 const maxSpecBytes = 4 * 1024 * 1024;
 
@@ -39,6 +42,9 @@ export class Owner {
     void this.finish(0);
   });
   /** Ends the use of a running exec, by container and exec id. */
+  readonly #sandboxId: string;
+  #eventFile: EventFile | undefined;
+  readonly #attributes = new Map<string, Readonly<Record<string, string>>>();
   readonly #execUses = new Map<string, () => void>();
   readonly #starting: Promise<Sandbox>;
   readonly #store: ContainerStore;
@@ -52,8 +58,9 @@ export class Owner {
   #over = false;
 
   /** `giveUp` ends a start that is still under way. */
-  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger, options: { readonly adopting?: boolean } = {}) {
-    this.adopting = options.adopting ?? false;
+  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger, options: { readonly sandboxId: string; readonly adopting: boolean }) {
+    this.#sandboxId = options.sandboxId;
+    this.adopting = options.adopting;
     this.#starting = starting;
     this.#giveUp = giveUp;
     this.#store = store;
@@ -83,11 +90,34 @@ export class Owner {
   }
 
   readonly onEvent = (event: SandboxEvent): void => {
-    this.events.publish({ ...event, unixNanos: BigInt(Date.now()) * 1_000_000n });
+    const unixNanos = BigInt(Math.round((performance.timeOrigin + performance.now()) * 1e3)) * 1_000n;
+    this.events.publish({ ...event, unixNanos });
+    this.#appendEvent(event, unixNanos);
     if (event.action === "die") this.#containerEnded(event.containerId);
     this.#countExecs(event);
     this.#considerIdle();
   };
+
+  /** For those who watch from outside; that nobody can is no reason to stop. */
+  #appendEvent(event: SandboxEvent, unixNanos: bigint): void {
+    try {
+      this.#eventFile ??= EventFile.open(this.#store.folders, this.#sandboxId);
+      this.#eventFile.append({ ...event, unixNanos: String(unixNanos), attributes: { ...this.#attributesOf(event.containerId), ...event.attributes } });
+    } catch (error) {
+      this.log.warn("event not written", { action: event.action, error: describeError(error) });
+    }
+  }
+
+  /** What people know a container by; kept, because it may be removed before its last event. */
+  #attributesOf(containerId: string): Readonly<Record<string, string>> {
+    let attributes = this.#attributes.get(containerId);
+    if (attributes === undefined) {
+      const record = containerId === "" ? undefined : this.#store.read(containerId);
+      attributes = record === undefined ? {} : { name: record.name, image: record.image };
+      this.#attributes.set(containerId, attributes);
+    }
+    return attributes;
+  }
 
   /** A sandbox in which an exec runs is in use. */
   #countExecs({ action, containerId, execId }: SandboxEvent): void {
@@ -215,11 +245,18 @@ export class Owner {
       for (const exec of container.execs.values()) if (exec.state === "running") this.#countExecs({ action: "exec_start", containerId: container.containerId, execId: exec.execId, attributes: {} });
       if (end !== undefined) {
         this.recordEnd(container, end);
+        this.#tellEnd(container, end);
         this.#containerEnded(container.containerId, comeBackMs);
       } else if (container.state !== "created") {
         this.#writeRunning(container, container.state === "paused" ? "paused" : "running");
       }
     }
+  }
+
+  /** The end of a container whose owner died before it told of it. */
+  #tellEnd({ containerId }: Container, end: ProcessEnd): void {
+    const told = EventFile.open(this.#store.folders, this.#sandboxId).has((event) => event.action === "die" && event.containerId === containerId && BigInt(event.unixNanos) > end.exitedAtUnixNanos - clockSkewNanos);
+    if (!told) this.#appendEvent({ action: "die", containerId, execId: "", attributes: { exitCode: String(end.exitStatus), ...(end.reason !== "" && { reason: end.reason }) } }, end.exitedAtUnixNanos);
   }
 
   #writeRunning(container: Container, word: "running" | "paused"): void {

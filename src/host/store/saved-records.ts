@@ -93,14 +93,14 @@ export function savedRecords(ledger: Ledger): ResourceRecord[] {
 export const savedRecordReleasers: readonly ResourceReleaser[] = savedKinds.map((kind) => ({ kind, release: async () => { /* nothing */ } }));
 
 /** Field names and what each must be, for checking what is on disk. A `?` behind the name: it may be missing. */
-const shapes: Readonly<Record<string, string>> = {
+export const recordShapes: Readonly<Record<string, string>> = {
   sandbox: "phase string, addresses array, ports array, warnings array, startedBy string, startMs number",
   container: "bundle string, streamId number, io object, disks array, shares array, resources object, backing object, end? object",
   exec: "containerId string, execId string, streamId number, io object, process object, user string, terminalSize? object, autoRemove boolean, ownCgroup boolean, end? object",
 };
 
 /** The same for fields that are objects of ours. */
-const partShapes: Readonly<Record<string, string>> = {
+export const partShapes: Readonly<Record<string, string>> = {
   io: "terminal boolean, stdin boolean, holdOutput boolean, logPath string",
   end: "exitStatus number, exitedAtUnixNanos string, oomKilled boolean, signal? number, reason string",
   backing: "containerFolder string, autoRemove boolean, lastOneOut boolean",
@@ -129,7 +129,7 @@ export function execRecordName(containerId: string, execId: string): string {
 
 function savedOf(ledger: Ledger, kind: string): ResourceRecord[] {
   const records = ledger.records.filter((record) => record.kind === kind);
-  for (const record of records) requireShape(record, shapes[kind] ?? "", `${kind} "${record.name}"`);
+  for (const record of records) requireShape(record, recordShapes[kind] ?? "", `${kind} "${record.name}"`);
   return records;
 }
 
