@@ -7,8 +7,11 @@ import { PacketLink } from "../../shared/channel/link.ts";
 import { PacketParser, encodeHello, sessionIdBytes } from "../../shared/channel/packet.ts";
 import { connectUnix } from "../../shared/linux/unix-socket.ts";
 
-/** How long the guest may take to answer a greeting before it is greeted again: it may have come up in between. */
-const answerTimeoutMs = 2_000;
+/**
+ * How long the guest may take to answer a greeting before it is greeted again: it may have come up in
+ * between, or have dropped it together with what a host before us left. Doubled each time, for a slow guest.
+ */
+const firstAnswerTimeoutMs = 250, maxAnswerTimeoutMs = 2_000;
 const retryMs = 20;
 
 /** A session on one port of the VM. */
@@ -22,7 +25,7 @@ export interface PortSession {
 /** Connects to a port's socket and greets until the guest answers. @throws RuntimeError `deadline_exceeded`, `canceled`, or `unavailable` when nobody listens on the socket. */
 export async function openPort(socketPath: string, options: WaitOptions): Promise<PortSession> {
   const deadline = Deadline.after(options.timeoutMs);
-  for (;;) {
+  for (let answerTimeoutMs = firstAnswerTimeoutMs; ; answerTimeoutMs = Math.min(2 * answerTimeoutMs, maxAnswerTimeoutMs)) {
     const socket = await connectUnix(socketPath);
     try {
       return await greet(socket, { timeoutMs: Math.min(answerTimeoutMs, deadline.remainingMs), ...(options.signal && { signal: options.signal }) });
