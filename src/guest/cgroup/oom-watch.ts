@@ -17,16 +17,18 @@ function oomCount(cgroup: string): number {
  * from the limit of all containers together, or from a guest without free memory: that is told as
  * well, without a container. Returns the end of the watch.
  */
-export function watchOom(containerId: string, cgroup: string, events: EventLog): () => void {
+export function watchOom(name: { readonly containerId: string }, cgroup: string, events: EventLog): () => void {
   const file = cgroupFile(cgroup, "memory.events");
   if (!existsSync(file)) return () => undefined; // a guest without the memory controller counts nothing
   const tally = new OomTally(oomKillCount(cgroup), oomCount(cgroup));
   const check = (): void => {
-    const kills = oomKillCount(cgroup);
-    const cause = tally.count(kills, oomCount(cgroup));
-    if (cause === undefined) return;
-    events.append({ case: "oom", value: { containerId, oomKills: BigInt(kills) } });
-    if (cause === "guest") events.append({ case: "oom", value: { containerId: "", oomKills: BigInt(guestOomKills()) } });
+    const now = oomKillCount(cgroup), ooms = oomCount(cgroup);
+    if (now > kills) {
+      events.append({ case: "oom", value: { containerId: name.containerId, oomKills: BigInt(now) } });
+      if (ooms === ownOoms) events.append({ case: "oom", value: { containerId: "", oomKills: BigInt(guestOomKills()) } });
+    }
+    kills = Math.max(kills, now);
+    ownOoms = ooms;
   };
   // The kernel reports a change of memory.events as a modification of the file.
   const watcher = watch(file, { persistent: false }, check);

@@ -4,14 +4,22 @@ import { paths } from "../paths.ts";
 import { containerCgroup } from "./container-spec.ts";
 import type { GuestProcess } from "./guest-process.ts";
 
+/** How a container is called. */
+export interface ContainerName {
+  /** The host's name for it. It may change in a clone of the guest, whose containers are others than those they were cloned from. */
+  containerId: string;
+  /** The name it was made under, which crun, its files and its cgroup keep. */
+  readonly madeAs: string;
+}
+
 /** Files of a container in the agent's folder. */
-export function bundleFile(containerId: string, name = ""): string {
-  return `${paths.bundles}/${containerId}${name === "" ? "" : `/${name}`}`;
+export function bundleFile(madeAs: string, name = ""): string {
+  return `${paths.bundles}/${madeAs}${name === "" ? "" : `/${name}`}`;
 }
 
 /** A container that crun has created, until it is removed. */
 export class Container {
-  readonly containerId: string;
+  readonly name: ContainerName;
   readonly spec: RunnableSpec;
   readonly init: GuestProcess;
   readonly execs = new Map<string, GuestProcess>();
@@ -23,14 +31,15 @@ export class Container {
   /** What creation took: storages, bundle, cgroup, OOM watch. Runs in reverse on removal. */
   readonly teardown: UndoStack;
 
-  constructor(containerId: string, spec: RunnableSpec, init: GuestProcess, teardown: UndoStack) {
-    this.containerId = containerId;
+  constructor(name: ContainerName, spec: RunnableSpec, init: GuestProcess, teardown: UndoStack) {
+    this.name = name;
     this.spec = spec;
     this.init = init;
     this.teardown = teardown;
   }
 
-  get cgroup(): string { return containerCgroup(this.containerId); }
+  get containerId(): string { return this.name.containerId; }
+  get cgroup(): string { return containerCgroup(this.name.madeAs); }
 
   /** OCI's status. */
   get status(): "created" | "running" | "paused" | "stopped" {

@@ -11,7 +11,7 @@ import { RootFolder } from "../linux/resolve-beneath.ts";
 import { requireId } from "../paths.ts";
 import type { Reaper } from "../reaper.ts";
 import type { Storages } from "../storage/storages.ts";
-import { bundleFile, Container } from "./container.ts";
+import { bundleFile, Container, type ContainerName } from "./container.ts";
 import { containerCgroup, liesOnMount, parseProcess, parseSpec, prepareProcess, prepareSpec } from "./container-spec.ts";
 import type { Crun } from "./crun.ts";
 import { GuestProcess } from "./guest-process.ts";
@@ -68,7 +68,7 @@ export class Containers {
     this.#requireStatus(container, "start", ["created"]);
     container.started = true; // before the answer: a second start must fail, and the exit may come first
     try {
-      await this.#context.crun.start(containerId, bundleFile(containerId, "crun.log"));
+      await this.#context.crun.start(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
     } catch (error) {
       container.started = false;
       throw error;
@@ -133,24 +133,26 @@ export class Containers {
   async pause(containerId: string): Promise<void> {
     const container = this.container(containerId);
     this.#requireStatus(container, "pause", ["running"]);
-    await this.#context.crun.pause(containerId, bundleFile(containerId, "crun.log"));
+    await this.#context.crun.pause(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
     container.paused = true;
   }
 
   async resume(containerId: string): Promise<void> {
     const container = this.container(containerId);
     this.#requireStatus(container, "resume", ["paused"]);
-    await this.#context.crun.resume(containerId, bundleFile(containerId, "crun.log"));
+    await this.#context.crun.resume(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
     container.paused = false;
   }
 
   /** Changes limits; `resources` is OCI's `linux.resources`. */
   async update(containerId: string, resources: object): Promise<void> {
-    this.#requireStatus(this.container(containerId), "update", ["created", "running", "paused"]);
+    const container = this.container(containerId);
+    const { madeAs } = container.name;
+    this.#requireStatus(container, "update", ["created", "running", "paused"]);
     limitContainers(); // memory may have been plugged for this very change
-    const file = bundleFile(containerId, "resources.json");
+    const file = bundleFile(madeAs, "resources.json");
     await writeFile(file, JSON.stringify(resources));
-    await this.#context.crun.update(containerId, bundleFile(containerId, "crun.log"), file);
+    await this.#context.crun.update(madeAs, bundleFile(madeAs, "crun.log"), file);
   }
 
   /** SIGTERM to what runs, SIGKILL after the grace. For the end of the VM. */
@@ -175,6 +177,17 @@ export class Containers {
         process.stdio.forget();
         processes.delete(execId);
       }
+    }
+  }
+
+  /** Gives containers of a clone their names: old name to new. All or none. */
+  rename(names: Readonly<Record<string, string>>): void {
+    const renamed = Object.entries(names).map(([from, to]) => ({ container: this.container(from), to: requireId("container", to) }));
+    for (const { container } of renamed) this.#containers.delete(container.containerId);
+    for (const { container, to } of renamed) {
+      if (this.#containers.has(to)) throw new RuntimeError("already_exists", `rename to "${to}": that container exists`, { reason: "container_exists" });
+      container.name.containerId = to;
+      this.#containers.set(to, container);
     }
   }
 
@@ -207,28 +220,29 @@ export class Containers {
     const cgroup = containerCgroup(containerId);
     undo.add("cgroup", () => removeCgroup(cgroup));
     undo.add("crun's container", () => this.#deleteFromCrun(containerId));
-    const origin = { containerId, execId: "", cgroup, logFile: bundleFile(containerId, "init.log") };
+    const name: ContainerName = { containerId, madeAs: containerId };
+    const origin = { container: name, execId: "", cgroup, logFile: bundleFile(containerId, "init.log") };
     const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
-    undo.add("OOM watch", watchOom(containerId, cgroup, this.#context.events));
-    return new Container(containerId, spec, init, undo.move());
+    undo.add("OOM watch", watchOom(name, cgroup, this.#context.events));
+    return new Container(name, spec, init, undo.move());
   }
 
   async #exec(container: Container, request: ExecRequest): Promise<GuestProcess> {
-    const { containerId } = container;
+    const { madeAs } = container.name;
     const { execId } = request;
     // The root as the container's processes see it, with everything mounted in it.
     const user = await lookUpUser(request.user, `/proc/${container.init.pid}/root`);
     const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
-    const file = bundleFile(containerId, `exec-${execId}.json`);
+    const file = bundleFile(madeAs, `exec-${execId}.json`);
     await writeFile(file, JSON.stringify(withContainerDefaults(process, container.spec)));
     const cgroup = request.ownCgroup ? makeCgroup(execCgroup(container, execId)) : undefined;
-    const origin = { containerId, execId, cgroup: container.cgroup, logFile: bundleFile(containerId, `exec-${execId}.log`) };
+    const origin = { container: container.name, execId, cgroup: container.cgroup, logFile: bundleFile(madeAs, `exec-${execId}.log`) };
     const removeFiles = async (): Promise<void> => {
-      for (const path of [file, origin.logFile, bundleFile(containerId, `exec-${execId}.pid`)]) await rm(path, { force: true });
+      for (const path of [file, origin.logFile, bundleFile(madeAs, `exec-${execId}.pid`)]) await rm(path, { force: true });
     };
     try {
-      const started = await this.#startByCrun(origin, process, request.stdio, (files) => this.#context.crun.exec(containerId, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
+      const started = await this.#startByCrun(origin, process, request.stdio, (files) => this.#context.crun.exec(madeAs, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
       void started.ended.then(removeFiles); // rm with force fails only if the tmpfs does
       if (cgroup !== undefined) void started.ended.then(() => removeIfEmpty(cgroup));
       return started;
@@ -242,7 +256,7 @@ export class Containers {
   /** Prepares stdio, lets crun start a process and takes over what crun leaves: pid, terminal, exit. */
   async #startByCrun(origin: GuestProcess["origin"] & { readonly logFile: string }, { args }: OciProcess, stdio: Stdio | undefined, start: (files: Parameters<Crun["create"]>[2]) => Promise<number>): Promise<GuestProcess> {
     const { reaper, events, stdioPort } = this.#context;
-    const base = bundleFile(origin.containerId, origin.execId === "" ? "init" : `exec-${origin.execId}`);
+    const base = bundleFile(origin.container?.madeAs ?? "", origin.execId === "" ? "init" : `exec-${origin.execId}`);
     const console = stdio?.terminal ? ConsoleSocket.open(`${base}.sock`) : undefined;
     const processStdio = ProcessStdio.prepare(stdio, stdioPort, console);
     try {

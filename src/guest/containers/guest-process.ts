@@ -5,14 +5,15 @@ import { ExitSchema, type Exit } from "../../shared/protocol/gen/casemate_pb.ts"
 import { oomKillCount } from "../cgroup/oom-watch.ts";
 import type { EventLog } from "../events.ts";
 import type { ProcessStatus } from "../reaper.ts";
+import type { ContainerName } from "./container.ts";
 import { readLog } from "./crun.ts";
 import { saysNotRunnable } from "./crun-errors.ts";
 import type { ProcessStdio } from "./process-stdio.ts";
 
 /** Whose process it is and where it runs. */
 export interface ProcessOrigin {
-  /** Empty: the guest itself. */
-  readonly containerId: string;
+  /** Undefined: the guest itself. */
+  readonly container: ContainerName | undefined;
   /** Empty: the container's first process. */
   readonly execId: string;
   readonly cgroup: string;
@@ -43,6 +44,8 @@ export class GuestProcess {
     this.ended = this.#collect(status, events);
   }
 
+  /** Empty: the guest itself. */
+  get containerId(): string { return this.origin.container?.containerId ?? ""; }
   /** Set when the process has ended and its output is complete. */
   get exit(): Exit | undefined { return this.#exit; }
   /** True from the moment the process is gone; its output may still be under way. */
@@ -70,10 +73,10 @@ export class GuestProcess {
     this.#reaped = true;
     const oomKilled = oomKillCount(this.origin.cgroup) > this.#oomKillsBefore;
     const { stdoutBytes, stderrBytes } = await this.stdio.drain();
-    const { containerId, execId, logFile } = this.origin;
+    const { execId, logFile } = this.origin;
     const notRunnable = logFile !== undefined && end.signal === 0 && end.exitStatus !== 0 && saysNotRunnable(await readLog(logFile));
     this.#exit = create(ExitSchema, {
-      containerId, execId,
+      containerId: this.containerId, execId,
       exitStatus: notRunnable ? notRunnableStatus : end.exitStatus,
       signal: end.signal,
       exitedAtUnixNanos: end.exitedAtUnixNanos,

@@ -33,7 +33,7 @@ export async function startVmProcess(request: ExecRequest, context: { readonly s
     const child = await spawnUnprotected(() => startProcess("/bin/busybox", ["sh", "-c", joinScript, "sh", ...process.args], { cwd: process.cwd, env, stdio: [...processStdio.childStdio] }));
     processStdio.connect();
     const status = child.exited.then(toStatus);
-    return new GuestProcess({ containerId: "", execId, cgroup: cgroups.vm, logFile: undefined }, child.identity.pid, processStdio, status, context.events, oomKillsBefore);
+    return new GuestProcess({ container: undefined, execId, cgroup: cgroups.vm, logFile: undefined }, child.identity.pid, processStdio, status, context.events, oomKillsBefore);
   } catch (error) {
     processStdio.abandon();
     throw RuntimeError.wrap(error, `start process "${execId}" in the guest`);

@@ -75,7 +75,7 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
 }
 
 /** Gives a clone what it must not share with its siblings: random numbers first, because the rest may draw some. */
-function refresh({ sandboxFiles }: Guest, { sandboxId, hostname, machineId, entropy, unixNanos }: RefreshRequest): { unixNanos: bigint } {
+function refresh({ containers, sandboxFiles }: Guest, { sandboxId, hostname, machineId, entropy, unixNanos, containerIds }: RefreshRequest): { unixNanos: bigint } {
   if (hostname !== "" && !hostnamePattern.test(hostname)) throw new RuntimeError("invalid_argument", `host name "${hostname.slice(0, 80)}": must be up to 64 letters, digits, "-" and "."`);
   if (machineId !== "" && !machineIdPattern.test(machineId)) throw new RuntimeError("invalid_argument", "machine id: must be 32 hexadecimal digits");
   addEntropy(entropy);
@@ -83,6 +83,9 @@ function refresh({ sandboxFiles }: Guest, { sandboxId, hostname, machineId, entr
   sandboxFiles.setSandboxId(sandboxId);
   sandboxFiles.setHostname(hostname);
   if (machineId !== "") sandboxFiles.setMachineId(machineId);
+  containers.rename(containerIds);
+  // Last: whoever watches it may use everything above.
+  sandboxFiles.nextGeneration();
   limitContainers();
   return { unixNanos: readClock() };
 }
@@ -109,6 +112,6 @@ function describeContainer(container: Container): MessageInitShape<typeof GuestP
 }
 
 function describeProcess(process: GuestProcess, status: string): MessageInitShape<typeof GuestProcessSchema> {
-  const { containerId, execId } = process.origin;
+  const { containerId, origin: { execId } } = process;
   return { containerId, execId, pid: process.pid, status, streamId: process.stdio.streamId, terminal: process.stdio.hasTerminal, exit: process.exit, ...process.stdio.positions };
 }

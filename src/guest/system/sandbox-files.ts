@@ -9,6 +9,7 @@ export class SandboxFiles {
   #addresses: readonly string[] = [];
   #dns: readonly string[] = [];
   #sandboxId = "";
+  #generation = 0;
 
   /** Empty in a template. */
   get sandboxId(): string { return this.#sandboxId; }
@@ -41,12 +42,19 @@ export class SandboxFiles {
     this.#file("machine-id", `${machineId}\n`);
   }
 
+  /** Counts how often this guest was given a new identity: programs that keep random numbers or ids of their own can watch the file. */
+  nextGeneration(): void {
+    this.#generation++;
+    this.#file("generation", `${this.#generation}\n`);
+  }
+
   /** Written in place: a container has them bind-mounted. */
   write(): void {
     mkdirSync(paths.sandboxFiles, { recursive: true });
     this.#file("hostname", `${this.#hostname}\n`);
     this.#file("hosts", hostsFile(this.#hostname, this.#addresses));
     this.#file("resolv.conf", resolvConf(this.#dns));
+    this.#file("generation", `${this.#generation}\n`);
   }
 
   #file(name: string, content: string): void {

@@ -25,6 +25,8 @@ const programMount = (destination: string, source: string): OciMount => ({ desti
 
 /** Files the agent writes for the sandbox, which containers see in /etc as docker's do. */
 const etcFiles = ["hosts", "hostname", "resolv.conf"] as const;
+/** Where a container sees the number that tells of a clone (docs/templates.md): in /dev, which is not part of its root file system. */
+const generationFile = "/dev/casemate/generation";
 
 /** Splits off the mounts that need the host: bind mounts, except of what the guest has by itself. */
 export function hostMounts(spec: RunnableSpec): HostMount[] {
@@ -47,13 +49,14 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
     return source === undefined ? mount : { ...mount, type: "bind", source };
   });
   const missing = guest.etcFiles ? etcFiles.filter((name) => !mounts.some(({ destination }) => destination === `/etc/${name}` || destination === "/etc")) : [];
+  const sandboxFile = (name: string, destination: string, access: string): OciMount => ({ destination, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", access] });
   const namespaces = (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "network" && type !== "time").map(({ type }) => ({ type }));
   return {
     ...spec,
     process: withInit(spec.process, guest.init),
     root: { ...spec.root, path: guest.rootPath },
     // Before the user's own mounts, so that a volume on /etc/hosts wins.
-    mounts: [...missing.map((name): OciMount => ({ destination: `/etc/${name}`, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", "rw"] })), ...mounts, ...initMounts(guest.init)],
+    mounts: [...missing.map((name) => sandboxFile(name, `/etc/${name}`, "rw")), ...mounts, ...(guest.etcFiles ? [sandboxFile("generation", generationFile, "ro")] : [])],
     linux: { ...spec.linux, namespaces },
   };
 }

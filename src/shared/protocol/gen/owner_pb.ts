@@ -602,7 +602,7 @@ export type InspectResponse = Message<"casemate.v1.InspectResponse"> & {
   vcpuCount: number;
 
   /**
-   * cold or template.
+   * cold, template or prepared.
    *
    * @generated from field: string started_by = 7;
    */
