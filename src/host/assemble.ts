@@ -1,14 +1,17 @@
 import { closeSync, statSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
+import type { WaitOptions } from "../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../shared/base/errors.ts";
+import type { UndoStack } from "../shared/base/undo.ts";
+import { createMemoryFile } from "../shared/linux/memfd.ts";
 import { connectAgent } from "./agent-client/agent-client.ts";
 import { kernelCommandLine } from "./guest-image/guest-image.ts";
 import { hostKey } from "./hypervisor/qemu/accelerator.ts";
-import { qemuArguments, type QemuConfig } from "./hypervisor/qemu/arguments.ts";
+import { qemuArguments } from "./hypervisor/qemu/arguments.ts";
 import { planVmm, vmmKind, type Confinement, type VmmRecord, type VmmSpec } from "./hypervisor/qemu/launch.ts";
 import { QemuMachine, pluggableMemoryBytes } from "./hypervisor/qemu/qemu-machine.ts";
-import type { Accelerator } from "./hypervisor/virtual-machine.ts";
+import { nothingPlugged, type Accelerator } from "./hypervisor/virtual-machine.ts";
 import { addressSlotKind, defaultSlotRange, parseSlotRange } from "./network/address-slot.ts";
 import { loopbackGuardKind } from "./network/loopback-guard.ts";
 import { passtKind, planPasst, startUserNetwork } from "./network/passt.ts";
@@ -17,12 +20,13 @@ import { bootMemoryBytes, memoryStepBytes, type SandboxConfig } from "./sandbox/
 import { shareFolderKind, shareMountKind } from "./storage/shares/share-mount.ts";
 import { FolderShares, shareFolders } from "./storage/shares/shares.ts";
 import { virtiofsdKind } from "./storage/shares/virtiofsd.ts";
-import { releaserOf, type ResourceRecord, type ResourceReleaser } from "./store/ledger.ts";
+import { releaserOf, type Ledger, type ResourceRecord, type ResourceReleaser } from "./store/ledger.ts";
 import { isRootful, sandboxPaths, type StateFolders } from "./store/paths.ts";
 import { savedRecordReleasers } from "./store/saved-records.ts";
 import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
-import { copyTemplateMemory, openTemplateMemory } from "./template/template-memory.ts";
-import { openTemplateState, readTemplate } from "./template/template-store.ts";
+import { copyMemory } from "./template/memory-copy.ts";
+import { openTemplateMemory } from "./template/template-memory.ts";
+import { openTemplateState, readTemplate, setTemplateAside, type Template } from "./template/template-store.ts";
 
 /** The drivers of this kind of machine: QEMU, passt, virtiofsd. The only place that names them. */
 export const drivers: SandboxDrivers = {
@@ -30,24 +34,17 @@ export const drivers: SandboxDrivers = {
     return isRootful() ? ledger.plan((plan) => plan(sandboxUserKind, { folder: usersFolder(config.folders), sandboxId: config.sandboxId })).take(undo) : undefined;
   },
   async bootVm(config, user, ledger, undo, wait, memoryFd) {
-    const qemu = { ...qemuConfig(config), ...(memoryFd !== undefined && { memoryMode: "shared", memorySource: "descriptor" } as const) };
-    return QemuMachine.boot({ ...vmmSpec(config, user), config: qemu, memoryFd }, consolePath(config), ledger, undo, wait);
+    const memory = memoryFd === undefined ? {} : { memoryMode: "shared", memorySource: "descriptor" } as const;
+    return QemuMachine.boot({ ...vmmSpec(config, user), config: { ...qemuConfig(config), ...memory }, memoryFd }, consolePath(config), ledger, undo, wait);
   },
-  async restoreVm(config, user, ledger, undo, wait) {
+  async restoreVm(config, user, ledger, undo, wait, memoryFd) {
     const template = config.template === undefined ? undefined : readTemplate(config.folders, config.template);
     if (template === undefined) throw new RuntimeError("not_found", `template "${config.template ?? ""}" is not there`, { reason: "template_not_found" });
-    const memory = await openTemplateMemory(config.folders, template, wait);
-    undo.add("use of the template's memory", () => closeSync(memory.useFd));
-    const fds = [memory.fd];
     try {
-      const stateFd = openTemplateState(config.folders, template);
-      fds.push(stateFd);
-      const memoryFd = config.shares ? await copyTemplateMemory(memory, template) : memory.fd;
-      if (config.shares) fds.push(memoryFd);
-      const qemu = { ...qemuConfig(config), memorySource: "descriptor", incoming: true } as const;
-      return await QemuMachine.restore({ ...vmmSpec(config, user), config: qemu, memoryFd }, stateFd, consolePath(config), ledger, undo, wait);
-    } finally {
-      for (const fd of fds) closeSync(fd); // QEMU has its own
+      return await restoreTemplate(template, { config, user, ledger, undo, wait, memoryFd });
+    } catch (error) {
+      if (RuntimeError.is(error, "data_loss")) setTemplateAside(config.folders, template.key);
+      throw error;
     }
   },
   connectAgent(config, wait) {
@@ -116,7 +113,39 @@ function slotFolder(folders: StateFolders): string {
   return join(folders.run, "network-slots");
 }
 
-function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "shares">): QemuConfig {
+interface Restore {
+  readonly config: SandboxConfig;
+  readonly user: SandboxUser | undefined;
+  readonly ledger: Ledger;
+  readonly undo: UndoStack;
+  readonly wait: WaitOptions;
+  readonly memoryFd: number | undefined;
+}
+
+async function restoreTemplate(template: Template, { config, user, ledger, undo, wait, memoryFd }: Restore): Promise<QemuMachine> {
+  const { folders, prepared, shares } = config;
+  const memory = await openTemplateMemory(folders, template, wait);
+  undo.add("use of the template's memory", () => closeSync(memory.useFd));
+  const fds = [memory.fd];
+  const hold = (fd: number): number => {
+    fds.push(fd);
+    return fd;
+  };
+  try {
+    const stateFd = hold(openTemplateState(folders, template));
+    // Memory that somebody else maps or that is to be saved again is a copy of the VM's own.
+    const own = memoryFd ?? (shares ? hold(createMemoryFile("casemate-guest", template.memoryBytes)) : undefined);
+    if (own !== undefined) await copyMemory(memory.fd, own, template.memoryBytes);
+    const qemu = { ...qemuConfig(config), memoryMode: own === undefined ? "private" : "shared", memorySource: "descriptor", incoming: true } as const;
+    const disks = template.plugged.disks.map((disk) => ({ ...disk, path: prepared?.disks.find(({ diskId }) => diskId === disk.diskId)?.path ?? disk.path }));
+    const spec = { ...vmmSpec(config, user), config: qemu, plugged: { ...template.plugged, disks }, memoryFd: own ?? memory.fd };
+    return await QemuMachine.restore(spec, stateFd, consolePath(config), ledger, undo, wait);
+  } finally {
+    for (const fd of fds) closeSync(fd); // QEMU has its own
+  }
+}
+
+function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "shares">): VmmSpec["config"] {
   return {
     sandboxId: config.sandboxId,
     accelerator: config.accelerator,
@@ -133,6 +162,8 @@ function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "s
 function vmmSpec(config: SandboxConfig, user: SandboxUser | undefined): Omit<VmmSpec, "config"> {
   const paths = sandboxPaths(config.folders, config.sandboxId);
   return {
+    plugged: nothingPlugged,
+    nicFds: new Map(),
     confinement: confinementOf(user),
     kernelPath: config.kernelPath,
     initramfsPath: config.initramfsPath,
@@ -148,7 +179,7 @@ function consolePath(config: SandboxConfig): string {
 
 /** All about the VMM and this host that a saved VM depends on, as text. */
 export function machineFacts(accelerator: Accelerator): string {
-  return [...qemuArguments(qemuConfig({ sandboxId: "", accelerator, shares: false })), hostKey()].join("\n");
+  return [...qemuArguments({ ...qemuConfig({ sandboxId: "", accelerator, shares: false }), ...nothingPlugged, nics: [], disks: [] }), hostKey()].join("\n");
 }
 
 function confinementOf(user: SandboxUser | undefined): Confinement {

@@ -1,4 +1,4 @@
-import type { PluggedDisk, VirtualMachine, VmExit } from "../../src/host/hypervisor/virtual-machine.ts";
+import { nothingPlugged, type PluggedDisk, type VirtualMachine, type VmExit, type PluggedDevices } from "../../src/host/hypervisor/virtual-machine.ts";
 import { orAbandon, type WaitOptions } from "../../src/shared/base/deadline.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 
@@ -71,7 +71,15 @@ export class VmDouble implements VirtualMachine {
     this.paused = false;
   }
 
-  async save(_stateFd: number, wait?: WaitOptions): Promise<void> { await this.#call("save", wait); }
+  async save(_stateFd: number, disconnect: () => void, wait?: WaitOptions): Promise<void> {
+    disconnect();
+    await this.#call("save", wait);
+  }
+
+  async describePlugged(wait?: WaitOptions): Promise<PluggedDevices> {
+    await this.#call("describePlugged", wait);
+    return nothingPlugged;
+  }
 
   close(): void { /* nothing is connected */ }
 

@@ -11,7 +11,7 @@ export class QmpFailure extends Error {
 }
 
 type Arguments = Readonly<Record<string, unknown>>;
-interface Device { readonly driver: string; readonly bus: string; readonly uses: string | undefined; readonly lun: unknown; unplugging: boolean }
+interface Device { readonly driver: string; readonly bus: string; readonly uses: string | undefined; readonly lun: unknown; readonly mac: unknown; readonly tag: unknown; unplugging: boolean }
 interface FdSet { readonly fd: number; removed: boolean; users: number }
 interface Command {
   /** Type of each argument; a name with "?" may be missing. Undefined: the command checks its arguments itself. */
@@ -247,7 +247,7 @@ export class VmmDouble {
     this.#checkProperties(given, model);
     const uses = textOf(given[model.backend]);
     if (model.busType === "SCSI") this.#checkLun(given["lun"]);
-    this.#devices.set(id, { driver: textOf(driver), bus: textOf(bus), uses, lun: given["lun"], unplugging: false });
+    this.#devices.set(id, { driver: textOf(driver), bus: textOf(bus), uses, lun: given["lun"], mac: given["mac"], tag: given["tag"], unplugging: false });
   }
 
   #checkProperties(given: Arguments, model: { readonly backend: string; readonly property: string }): void {
@@ -294,6 +294,8 @@ export class VmmDouble {
     const device = this.#devices.get(path.replace(/^\/machine\/peripheral\//, ""));
     if (device === undefined) throw new QmpFailure(`Device '${path}' not found`, "DeviceNotFound");
     if (property === "lun" && device.driver === "scsi-hd") return device.lun;
+    if (property === "mac" && device.driver === "virtio-net-pci") return device.mac ?? "52:54:00:12:34:56";
+    if (property === "tag" && device.driver === "vhost-user-fs-pci") return device.tag ?? "";
     if (property === "parent_bus") return `/machine/peripheral/${device.bus.replace(/\.0$/, "")}/${device.bus}`;
     throw new QmpFailure(`Property '${device.driver}.${property}' not found`);
   }

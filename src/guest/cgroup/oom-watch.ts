@@ -22,13 +22,11 @@ export function watchOom(name: { readonly containerId: string }, cgroup: string,
   if (!existsSync(file)) return () => undefined; // a guest without the memory controller counts nothing
   const tally = new OomTally(oomKillCount(cgroup), oomCount(cgroup));
   const check = (): void => {
-    const now = oomKillCount(cgroup), ooms = oomCount(cgroup);
-    if (now > kills) {
-      events.append({ case: "oom", value: { containerId: name.containerId, oomKills: BigInt(now) } });
-      if (ooms === ownOoms) events.append({ case: "oom", value: { containerId: "", oomKills: BigInt(guestOomKills()) } });
-    }
-    kills = Math.max(kills, now);
-    ownOoms = ooms;
+    const kills = oomKillCount(cgroup);
+    const cause = tally.count(kills, oomCount(cgroup));
+    if (cause === undefined) return;
+    events.append({ case: "oom", value: { containerId: name.containerId, oomKills: BigInt(kills) } });
+    if (cause === "guest") events.append({ case: "oom", value: { containerId: "", oomKills: BigInt(guestOomKills()) } });
   };
   // The kernel reports a change of memory.events as a modification of the file.
   const watcher = watch(file, { persistent: false }, check);

@@ -1,6 +1,7 @@
 import type { OciMount, OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import { mergeEnv } from "./container-options.ts";
+import { defaultHostname } from "./names.ts";
 
 /** The capabilities docker gives a container (moby's default list). */
 const defaultCapabilities = [
@@ -41,11 +42,11 @@ export function buildSpec(record: ContainerRecord): RunnableSpec {
       noNewPrivileges: false,
     },
     root: { path: "rootfs", readonly: record.readOnlyRootfs },
-    hostname: record.hostname,
     mounts: [...systemMounts(record.privileged), ...record.volumes.map(volumeMount)],
     linux: {
-      // The VM is the network's and the host's boundary, so a container shares the guest's network namespace.
-      namespaces: [{ type: "pid" }, { type: "ipc" }, { type: "uts" }, { type: "mount" }, { type: "cgroup" }],
+      // The VM is the boundary of network and host name, so the container shares the guest's: they can be
+      // given to a guest that was saved with the container in it.
+      namespaces: [{ type: "pid" }, { type: "ipc" }, { type: "mount" }, { type: "cgroup" }],
       resources: {
         devices: record.privileged ? [{ allow: true, access: "rwm" }] : allowedDevices,
         ...(record.memoryBytes > 0 && { memory: { limit: record.memoryBytes } }),
@@ -95,7 +96,8 @@ function withDefaults(record: ContainerRecord): string[] {
   const has = (name: string): boolean => record.env.some((entry) => entry.startsWith(`${name}=`));
   return [
     ...(has("PATH") ? [] : [defaultPath]),
-    ...(has("HOSTNAME") ? [] : [`HOSTNAME=${record.hostname}`]),
+    // docker sets it always; but a container that was made before its name is known cannot have it.
+    ...(has("HOSTNAME") || record.hostname === defaultHostname(record.containerId) ? [] : [`HOSTNAME=${record.hostname}`]),
     ...(record.terminal && !has("TERM") ? ["TERM=xterm"] : []),
     ...record.env,
   ];

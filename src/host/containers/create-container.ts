@@ -5,7 +5,7 @@ import { ContainerStore, type ContainerRecord } from "../store/container-store.t
 import type { StateFolders } from "../store/paths.ts";
 import { buildSpec } from "./build-spec.ts";
 import { checkResources, mergeEnv, resolveEnv, type ContainerOptions } from "./container-options.ts";
-import { newContainerId, newContainerName, newSandboxId } from "./names.ts";
+import { defaultHostname, newContainerId, newContainerName, newSandboxId } from "./names.ts";
 
 /** An image as a container needs it. */
 export interface ContainerImage {
@@ -60,7 +60,7 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
     env: mergeEnv(config.env, resolveEnv(options.env ?? [], process.env)),
     workingDir: options.workingDir ?? config.workingDir,
     user: options.user ?? config.user,
-    hostname: options.hostname ?? containerId.slice(0, 12),
+    hostname: options.hostname ?? defaultHostname(containerId),
     terminal: options.terminal ?? false,
     openStdin: options.openStdin ?? false,
     autoRemove: options.autoRemove ?? false,

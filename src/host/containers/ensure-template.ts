@@ -3,6 +3,7 @@ import { dirname, join } from "node:path";
 import { eventually, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
+import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { cleanEnvironment, startProcess } from "../../shared/linux/run-process.ts";
 import { machineFacts } from "../assemble.ts";
 import { packageNode, packageRoot } from "../config/package-root.ts";
@@ -20,7 +21,7 @@ const failedPrefix = "failed: ";
 export type TemplateChoice = { readonly key: string } | { readonly key: undefined; readonly why: string };
 
 /** What a template is made of on this host. */
-export type TemplateSource = Omit<TemplateRequest, "key">;
+export type TemplateSource = Omit<TemplateRequest, "key" | "prepare">;
 
 /** The key of the template for this host, this program and this guest image. */
 export function templateKeyFor({ guestImage, accelerator }: TemplateSource): string {
@@ -32,11 +33,17 @@ export async function ensureTemplate(source: TemplateSource, onProgress: (what: 
   const key = templateKeyFor(source);
   const { folders } = source;
   if (readTemplate(folders, key) !== undefined) return { key };
-  const { makerLog, makerLock } = templatePaths(folders, key);
-  const failure = recentFailure(makerLog);
+  const failure = recentFailure(templatePaths(folders, key).makerLog);
   if (failure !== undefined) return { key: undefined, why: failure };
+  return awaitMaker({ ...source, key }, onProgress, options);
+}
+
+/** Starts a template's maker and waits for the template, whoever makes it. */
+export async function awaitMaker(request: TemplateRequest, onProgress: (what: string) => void, options: WaitOptions & { readonly timeoutMs: number }): Promise<TemplateChoice> {
+  const { folders, key } = request;
+  const { makerLog, makerLock } = templatePaths(folders, key);
   let over = false;
-  await startMaker({ ...source, key }, () => { over = true; });
+  await startMaker(request, () => { over = true; });
   try {
     return await eventually<TemplateChoice>("make a template", () => {
       if (readTemplate(folders, key) !== undefined) return { key };
@@ -51,16 +58,20 @@ export async function ensureTemplate(source: TemplateSource, onProgress: (what: 
 }
 
 /** Starts the maker, which goes on without us. It ends at once when another one is at work. */
-async function startMaker(request: TemplateRequest, onEnd: () => void): Promise<void> {
-  const { makerLog } = templatePaths(request.folders, request.key);
+export async function startMaker(request: TemplateRequest, onEnd: () => void = () => undefined): Promise<void> {
+  const { makerLog, makerRequest, makerOutput } = templatePaths(request.folders, request.key);
   mkdirSync(dirname(makerLog), { recursive: true, mode: 0o700 });
-  const log = openSync(`${makerLog}.json`, "a", 0o600);
+  const output = openSync(makerOutput, "w", 0o600);
   try {
-    const maker = await startProcess(packageNode(), [join(packageRoot(), "dist/template.js"), JSON.stringify(request)], { stdio: ["ignore", log, log], cwd: "/", env: cleanEnvironment() });
+    writeFileAtomic(makerRequest, JSON.stringify(request));
+    // Behind everything else the machine does, when nobody waits for it.
+    const priority = request.prepare === undefined ? [] : ["nice", "-n", "10"];
+    const [file = "", ...args] = [...priority, packageNode(), join(packageRoot(), "dist/template.js"), makerRequest];
+    const maker = await startProcess(file, args, { stdio: ["ignore", output, output], cwd: "/", env: cleanEnvironment() });
     maker.child.unref();
     void maker.exited.then(onEnd); // never rejects
   } finally {
-    closeSync(log);
+    closeSync(output);
   }
 }
 

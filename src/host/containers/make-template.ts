@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -9,16 +10,18 @@ import { drivers } from "../assemble.ts";
 import { releaseHeld } from "../control/lost-sandbox.ts";
 import { removeSandboxFolder } from "../control/sweep.ts";
 import type { GuestImage } from "../guest-image/guest-image.ts";
-import type { Accelerator } from "../hypervisor/virtual-machine.ts";
+import { nothingPlugged, type Accelerator, type DevicesAtStart } from "../hypervisor/virtual-machine.ts";
 import type { ProcessIoOptions } from "../sandbox/process-io.ts";
 import { bootMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import { ensureImage } from "../storage/images/pull.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
+import type { ContainerRecord } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths, templatePaths, type StateFolders } from "../store/paths.ts";
 import { holdTemplateMemory } from "../template/template-memory.ts";
-import { pruneTemplates, publishTemplate, readTemplate, type Template } from "../template/template-store.ts";
+import { pruneTemplates, publishTemplate, readTemplate, type PreparedContainer, type Template } from "../template/template-store.ts";
+import { buildSpec } from "./build-spec.ts";
 
 /** What to make a template of. */
 export interface TemplateRequest {
@@ -26,10 +29,17 @@ export interface TemplateRequest {
   readonly key: string;
   readonly guestImage: GuestImage;
   readonly accelerator: Accelerator;
+  /** A container to make in the VM before it is saved; the VM itself comes from a template without one. */
+  readonly prepare?: { readonly baseKey: string; readonly record: ContainerRecord; readonly stdin: boolean };
 }
+
+/** Name of a prepared container in the saved guest. */
+const preparedId = "prepared";
 
 /** A cold boot takes 5 to 20 s, warming up as long again. */
 const makeTimeoutMs = 180_000;
+/** A sandbox numbers its streams from 1 on. */
+const firstStreamId = 1;
 /** In the warm-up container. */
 const execRounds = 2;
 
@@ -62,11 +72,19 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
   try {
     onProgress("booting");
     const sandbox = await Sandbox.create(config, { drivers, ledger: Ledger.open(paths.ledger), log, memoryFd, onEvent: () => undefined, recordEnd: () => undefined }, { timeoutMs: makeTimeoutMs });
-    const statePath = join(paths.folder, "state");
+    const statePath = join(paths.folder, "state"), layerPath = join(paths.folder, "layer.ext4");
+    let prepared: PreparedContainer | undefined;
+    let plugged = nothingPlugged;
     try {
-      onProgress("warming up");
-      await warmUp(sandbox, folders, paths.folder);
+      if (request.prepare === undefined) {
+        onProgress("warming up");
+        await warmUp(sandbox, folders, paths.folder);
+      } else {
+        onProgress("making the container");
+        prepared = await prepareContainer(sandbox, request.prepare, folders, layerPath);
+      }
       onProgress("saving");
+      plugged = await devicesOf(sandbox, [...request.prepare?.record.rootfs.map(({ path }) => path) ?? [], layerPath]);
       const stateFd = openSync(statePath, "wx", 0o600);
       try {
         await sandbox.saveTemplate(stateFd, { timeoutMs: makeTimeoutMs });
@@ -78,6 +96,7 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
     }
     const template = await publishTemplate(folders, {
       key, accelerator, kernelRelease: guestImage.kernelRelease, guestImageId: guestImage.id, memoryBytes: bootMemoryBytes, madeInMs: Math.round(performance.now() - began), memoryFd, statePath,
+      plugged, ...(prepared !== undefined && { prepared, layerPath }),
     });
     await holdTemplateMemory(folders, template, memoryFd);
     for (const gone of pruneTemplates(folders)) log.info("template removed, it was not used for long", { template: gone });
@@ -88,12 +107,30 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
   }
 }
 
-function sandboxConfig({ folders, key, guestImage, accelerator }: TemplateRequest): SandboxConfig {
+function sandboxConfig({ folders, key, guestImage, accelerator, prepare }: TemplateRequest): SandboxConfig {
   return {
     version: 1, sandboxId: `template-${key.slice(0, 12)}`, folders, hostname: "casemate", accelerator,
     kernelPath: guestImage.kernelPath, initramfsPath: guestImage.initramfsPath, rootImagePath: guestImage.rootImagePath,
-    memoryBytes: bootMemoryBytes, vcpuCount: 1, shares: false, network: "none", ports: [], pristine: true, debug: false,
+    memoryBytes: bootMemoryBytes, vcpuCount: 1, shares: false, network: "none", ports: [], pristine: true, template: prepare?.baseKey, debug: false,
   };
+}
+
+/** What the VM has plugged; the disks are those of these files. */
+async function devicesOf(sandbox: Sandbox, paths: readonly string[]): Promise<DevicesAtStart> {
+  const plugged = await sandbox.vm.describePlugged();
+  const pathOf = new Map(paths.map((path) => [sandbox.diskId(path), path]));
+  return { ...plugged, disks: plugged.disks.flatMap((disk) => { const path = pathOf.get(disk.diskId); return path === undefined ? [] : [{ ...disk, path }]; }) };
+}
+
+/** Makes the container that waits in the template for its start. */
+async function prepareContainer(sandbox: Sandbox, { record, stdin }: NonNullable<TemplateRequest["prepare"]>, folders: StateFolders, layerPath: string): Promise<PreparedContainer> {
+  await ensureWritableLayer(folders, layerPath);
+  const container = await sandbox.createContainer({
+    containerId: preparedId, bundle: "", spec: buildSpec(record), user: record.user, createCwd: true, guestEtcFiles: true, init: record.init,
+    io: { terminal: record.terminal, stdin, log: undefined, holdOutput: true }, terminalSize: undefined,
+    rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: layerPath, options: ["rw"] }],
+  }, { timeoutMs: makeTimeoutMs });
+  return { containerId: preparedId, guestPid: container.init.guestPid, streamId: firstStreamId, layerDiskId: sandbox.diskId(layerPath), title: [record.image, ...record.entrypoint, ...record.command].join(" ") };
 }
 
 /**
@@ -123,6 +160,9 @@ async function warmUp(sandbox: Sandbox, folders: StateFolders, folder: string): 
   await sandbox.kill(containerId, "", 9, true, wait);
   await container.init.wait(wait);
   await sandbox.deleteContainer(containerId, wait);
+  // What every clone is asked first; it leaves no identity behind.
+  await sandbox.agent.guest.refresh({ entropy: randomBytes(64), unixNanos: BigInt(Date.now()) * 1_000_000n }, wait);
+  await sandbox.agent.agent.createSandbox({}, wait);
 }
 
 function processOf(args: string[]): OciProcess {

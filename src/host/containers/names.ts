@@ -8,6 +8,11 @@ export function newContainerId(): string {
   return randomBytes(32).toString("hex");
 }
 
+/** The host name of a container whose user gave none, as docker's. */
+export function defaultHostname(containerId: string): string {
+  return containerId.slice(0, 12);
+}
+
 /** A sandbox id: short enough for socket paths. */
 export function newSandboxId(): string {
   return randomBytes(8).toString("hex");

@@ -16,6 +16,7 @@ import { ContainerStore, type ContainerRecord } from "../store/container-store.t
 import { containerPaths, type StateFolders } from "../store/paths.ts";
 import { readPresentStatus } from "../store/present-status.ts";
 import { abandonSandbox, untilSandboxGone } from "./end-container.ts";
+import { notePreparable, preparable, takePrepared } from "./prepared-image.ts";
 
 /** An owner that dies each time has a reason; its log is in the error. */
 const maxStarts = 3;
@@ -61,7 +62,11 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const deadline = Deadline.after(options.timeoutMs);
   const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
   const disk = containerPaths(folders, record.containerId).disk;
-  const warnings = await startWithDisk(record, setup, disk, remaining());
+  const like = preparable(record, setup, stdio.stdin);
+  const prepared = like === undefined ? undefined : await takePrepared(record, setup, like);
+  const config = sandboxConfig(record, setup);
+  const warnings = await startWithDisk(record, setup, like !== undefined && prepared !== undefined ? { ...config, template: like.key, prepared } : config, disk, remaining());
+  if (like !== undefined && prepared === undefined) await notePreparable(record, setup, stdio.stdin, like);
   const client = await connectOwner(folders, record.sandboxId);
   try {
     await options.onConnected?.(client);
@@ -92,7 +97,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
 }
 
 /** Side by side: the disk is small work, the boot is long. */
-async function startWithDisk(record: ContainerRecord, setup: HostSetup, disk: string, wait: WaitOptions): Promise<readonly string[]> {
+async function startWithDisk(record: ContainerRecord, setup: HostSetup, config: SandboxConfig, disk: string, wait: WaitOptions): Promise<readonly string[]> {
   const noDisk = new AbortController();
   const signal = AbortSignal.any([noDisk.signal, ...(wait.signal === undefined ? [] : [wait.signal])]);
   const [layer, start] = await Promise.allSettled([
@@ -100,7 +105,7 @@ async function startWithDisk(record: ContainerRecord, setup: HostSetup, disk: st
       noDisk.abort(error);
       throw error;
     }),
-    startSandbox(record, setup, { ...wait, signal }),
+    startSandbox(record, setup, config, { ...wait, signal }),
   ]);
   if (layer.status === "rejected") throw layer.reason;
   if (start.status === "rejected") throw start.reason;
@@ -111,12 +116,12 @@ async function startWithDisk(record: ContainerRecord, setup: HostSetup, disk: st
 const guestFailures: readonly (string | undefined)[] = ["vmm_died", "agent_silent"];
 
 /** Starts the owner, again when it dies on the way; when that fails, nothing of the sandbox is left when the error arrives. */
-async function startSandbox(record: ContainerRecord, setup: HostSetup, wait: WaitOptions, starts = 1): Promise<readonly string[]> {
+async function startSandbox(record: ContainerRecord, setup: HostSetup, config: SandboxConfig, wait: WaitOptions, starts = 1): Promise<readonly string[]> {
   try {
-    return await startOwner(sandboxConfig(record, setup), wait);
+    return await startOwner(config, wait);
   } catch (error) {
     await abandonSandbox(setup.folders, record);
-    if (RuntimeError.is(error) && error.reason === "owner_died" && starts < maxStarts) return startSandbox(record, setup, wait, starts + 1);
+    if (RuntimeError.is(error) && error.reason === "owner_died" && starts < maxStarts) return startSandbox(record, setup, config, wait, starts + 1);
     // Hashing takes a second, so nobody does it before a start; afterwards it may be the whole answer.
     if (RuntimeError.is(error) && guestFailures.includes(error.reason)) verifyGuestImage(setup.guestImage, error);
     throw error;

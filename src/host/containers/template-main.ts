@@ -1,6 +1,6 @@
-// Makes one template: node template.js REQUEST, which is a TemplateRequest as JSON. Detached from
+// Makes one template: node template.js REQUEST, a file with a TemplateRequest as JSON. Detached from
 // whoever asked: the next one needs the template too.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describeError } from "../../shared/base/errors.ts";
 import { Logger } from "../../shared/base/log.ts";
@@ -12,7 +12,7 @@ if (argument === undefined) {
   console.error("usage: template REQUEST");
   process.exit(2);
 }
-const request = JSON.parse(argument) as TemplateRequest; // written by ensure-template.ts
+const request = JSON.parse(readFileSync(argument, "utf8")) as TemplateRequest; // written by ensure-template.ts
 const { makerLog } = templatePaths(request.folders, request.key);
 mkdirSync(dirname(makerLog), { recursive: true, mode: 0o700 });
 const say = (what: string): void => writeFileSync(makerLog, what, { mode: 0o600 });

@@ -36,7 +36,7 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
         accelerator: sandbox.vm.accelerator,
         memoryBytes: BigInt(sandbox.size.memoryBytes),
         vcpuCount: sandbox.size.vcpuCount,
-        startedBy: sandbox.vm.startedBy,
+        startedBy: sandbox.startedBy,
         state: sandbox.state,
         guestKernel: sandbox.guestKernel,
         bootMs: BigInt(Math.round(sandbox.timings.reduce((end, timing) => Math.max(end, timing.startMs + timing.durationMs), 0))),

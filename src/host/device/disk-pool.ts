@@ -37,10 +37,13 @@ export class DiskPool {
     return diskId;
   }
 
-  /** Counts a holder from the time of an earlier owner; `plugged` is where the guest finds the disk, undefined when it was never plugged. */
-  adopt(path: string, diskId: string, plugged: PluggedDisk | undefined): void {
+  /**
+   * Counts holders from the time of an earlier owner, or none yet of a disk that a saved VM had plugged.
+   * `plugged` is where the guest finds it, undefined when it was never plugged.
+   */
+  adopt(path: string, diskId: string, plugged: PluggedDisk | undefined, holders = 1): void {
     const disk = this.#disks.get(path) ?? { diskId, holders: 0, plugged: plugged === undefined ? notPlugged(path) : Promise.resolve(plugged) };
-    disk.holders++;
+    disk.holders += holders;
     this.#disks.set(path, disk);
     this.#nextNumber = Math.max(this.#nextNumber, 1 + Number(/^disk(\d+)$/.exec(diskId)?.[1] ?? -1));
   }

@@ -21,6 +21,11 @@ export interface PluggedDisk {
   readonly scsiAddress: string;
 }
 
+/** The address of the disk with that number on the VM's one controller, as Kata's agent has it: target and LUN. */
+export function scsiAddress(lun: number): string {
+  return `0:${lun}`;
+}
+
 /** A network interface to plug: QEMU connects its back end to a unix stream socket (passt's protocol). */
 export interface NicSpec {
   readonly nicId: string;
@@ -38,6 +43,23 @@ export interface ShareSpec {
   /** A connected vhost-user socket, handed over as a descriptor. */
   readonly fd: number;
 }
+
+/** A vCPU beside the first: the driver, an id and where it sits, in QEMU's words. */
+export type PluggedVcpu = Readonly<Record<string, unknown>> & { readonly driver: string };
+
+/** What is plugged into a VM beyond what every VM has, and where. Plain data: with the disks' paths it is enough to start a saved VM again. */
+export interface PluggedDevices {
+  readonly disks: readonly (Omit<DiskSpec, "path"> & { readonly lun: number })[];
+  readonly nics: readonly (Pick<NicSpec, "nicId" | "macAddress"> & { readonly port: number })[];
+  readonly shares: readonly (Pick<ShareSpec, "shareId" | "tag"> & { readonly port: number })[];
+  readonly vcpus: readonly PluggedVcpu[];
+}
+
+/** The same with the disks' files. */
+export type DevicesAtStart = Omit<PluggedDevices, "disks"> & { readonly disks: readonly (DiskSpec & { readonly lun: number })[] };
+
+/** A VM as it boots. */
+export const nothingPlugged: DevicesAtStart = { disks: [], nics: [], shares: [], vcpus: [] };
 
 /** Why and how a VM ended. */
 export interface VmExit {
@@ -79,8 +101,10 @@ export interface VirtualMachine {
   resizeMemory(pluggedBytes: number, options?: WaitOptions): Promise<void>;
   pause(options?: WaitOptions): Promise<void>;
   resume(options?: WaitOptions): Promise<void>;
-  /** Pauses the VM and writes its state, without memory that is shared with a file, to a descriptor. */
-  save(stateFd: number, options?: WaitOptions): Promise<void>;
+  /** All that is plugged. */
+  describePlugged(options?: WaitOptions): Promise<PluggedDevices>;
+  /** Writes the VM's state, without memory that is shared with a file, to a descriptor. `disconnect` lets go of the agent; the VM is paused when the guest has seen that. */
+  save(stateFd: number, disconnect: () => void, options?: WaitOptions): Promise<void>;
   /** Ends the VMM: `quit` by its monitor, then SIGTERM, then SIGKILL, within about 5 s. Any state, any number of times. */
   kill(): Promise<void>;
   /** Forgets the VM without touching it (the owner is going, the workload stays). */

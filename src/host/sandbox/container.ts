@@ -9,6 +9,7 @@ import { nextState, requireState, type ContainerOperation, type ContainerState }
 import type { DiskPool, HeldDisk } from "../device/disk-pool.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { SandboxShares } from "./drivers.ts";
+import type { PreparedClone } from "./sandbox-config.ts";
 import type { SandboxRoom } from "./sandbox-room.ts";
 import { guestPaths, hostMounts, toGuestSpec, type InitKind } from "./guest-spec.ts";
 import { GuestProcess } from "./process.ts";
@@ -77,10 +78,13 @@ export class Container {
     this.#teardown = teardown;
   }
 
-  /** Plugs and shares what the container needs and makes it in the guest; its process waits for start. */
-  static async create(request: ContainerRequest, context: ContainerContext, steps: Steps): Promise<Container> {
+  /**
+   * Plugs and shares what the container needs and makes it in the guest; its process waits for start.
+   * `prepared`: it waits there already, with everything plugged.
+   */
+  static async create(request: ContainerRequest, context: ContainerContext, steps: Steps, prepared?: PreparedProcess): Promise<Container> {
     return withUndo(async (undo) => {
-      const build = new ContainerBuild(request, context, undo);
+      const build = new ContainerBuild(request, context, undo, prepared);
       await steps.runAll(createContainerSteps, build);
       return new Container(build.saved, build.init, undo.move());
     });
@@ -120,6 +124,9 @@ export class Container {
   }
 }
 
+/** What waits in the guest of a container that was made before the VM was saved. */
+export type PreparedProcess = Pick<PreparedClone, "streamId" | "guestPid">;
+
 interface RootDisks {
   readonly lower: readonly { readonly disk: HeldDisk; readonly fsType: string }[];
   readonly upper: HeldDisk | undefined;
@@ -130,6 +137,7 @@ export class ContainerBuild {
   readonly request: ContainerRequest;
   readonly context: ContainerContext;
   readonly undo: UndoStack;
+  readonly prepared: PreparedProcess | undefined;
   disks: RootDisks = { lower: [], upper: undefined };
   sources = new Map<OciMount, string>();
   rootShare: string | undefined;
@@ -137,11 +145,12 @@ export class ContainerBuild {
   readonly saved: SavedContainer;
   #init: GuestProcess | undefined;
 
-  constructor(request: ContainerRequest, context: ContainerContext, undo: UndoStack) {
+  constructor(request: ContainerRequest, context: ContainerContext, undo: UndoStack, prepared: PreparedProcess | undefined) {
     this.request = request;
     this.context = context;
     this.undo = undo;
-    this.saved = planContainer(request, context);
+    this.prepared = prepared;
+    this.saved = planContainer(request, context, prepared?.streamId ?? context.nextStreamId());
   }
 
   get init(): GuestProcess {
@@ -158,18 +167,18 @@ export const createContainerSteps: readonly Step<ContainerBuild>[] = [
   { name: "plug disks", run: async (build, wait) => { build.disks = await plugDisks(build, wait); } },
   { name: "share host folders", run: async (build) => { build.sources = await shareHostMounts(build); } },
   { name: "share root file system", run: async (build) => { build.rootShare = await shareRootfs(build); } },
-  { name: "create container in the guest", run: createInGuest },
+  { name: "create container in the guest", run: (build, wait) => (build.prepared === undefined ? createInGuest(build, wait) : takeOver(build, build.prepared, wait)) },
 ];
 
 const imageFileSystems = ["erofs", "squashfs"];
 const noBacking: ContainerBacking = { containerFolder: "", autoRemove: false, lastOneOut: false };
 
-function planContainer(request: ContainerRequest, context: ContainerContext): SavedContainer {
+function planContainer(request: ContainerRequest, context: ContainerContext, streamId: number): SavedContainer {
   return {
     kind: "container",
     name: request.containerId,
     bundle: request.bundle,
-    streamId: context.nextStreamId(),
+    streamId,
     io: saveIo(request.io),
     disks: request.rootfs.filter(({ type }) => type !== "bind").map(({ source: path }) => ({ path, diskId: context.disks.plan(path) })),
     shares: [...hostMounts(request.spec).map((_mount, index) => mountShareName(request.containerId, index)), ...(rootFolder(request) === undefined ? [] : [rootShareName(request.containerId)])],
@@ -230,9 +239,7 @@ function rootShareName(containerId: string): string {
 async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<void> {
   const { request, context, undo, saved: { streamId } } = build;
   const { containerId, io: { terminal, stdin }, terminalSize } = request;
-  const io = new ProcessIo(context.connection.streams(streamId), request.io);
-  undo.add("stdio", () => io.close());
-  build.init = new GuestProcess({ containerId, execId: "", terminal }, io);
+  openInit(build);
   const { storages, rootPath } = rootStorages(containerId, build.disks, build.rootShare);
   const spec = toGuestSpec(request.spec, { rootPath, guestSources: build.sources, etcFiles: request.guestEtcFiles, init: request.init ?? "none" });
   undo.add("container in the guest", () => context.removeFromGuest(containerId));
@@ -245,6 +252,22 @@ async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<
     createCwd: request.createCwd,
   }, wait);
   build.init.created(pid);
+}
+
+/** The process of a container that was made before the VM was saved. */
+async function takeOver(build: ContainerBuild, prepared: PreparedProcess, wait: WaitOptions): Promise<void> {
+  const { request: { containerId, io: { terminal }, terminalSize }, context, undo } = build;
+  openInit(build);
+  undo.add("container in the guest", () => context.removeFromGuest(containerId));
+  build.init.created(prepared.guestPid);
+  if (terminal && terminalSize !== undefined) await context.connection.agent.ttyWinResize({ containerId, row: terminalSize.rows, column: terminalSize.columns }, wait);
+}
+
+function openInit(build: ContainerBuild): void {
+  const { request: { containerId, io: options }, context, undo, saved: { streamId } } = build;
+  const io = new ProcessIo(context.connection.streams(streamId), options);
+  undo.add("stdio", () => io.close());
+  build.init = new GuestProcess({ containerId, execId: "", terminal: options.terminal }, io);
 }
 
 function requireShares(context: ContainerContext, source: string): SandboxShares {

@@ -58,7 +58,7 @@ export interface SandboxDrivers {
   /** `memoryFd`: a file to use as the guest's memory, shared with us. */
   bootVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions, memoryFd?: number): Promise<VirtualMachine>;
   /** Starts the VM from the template that the config names; the guest runs on when this returns. */
-  restoreVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<VirtualMachine>;
+  restoreVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions, memoryFd?: number): Promise<VirtualMachine>;
   connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
   /** `steps`: of the operation it is part of. */
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;

@@ -61,8 +61,11 @@ const removeContainer = async (sandbox: Sandbox): Promise<void> => {
   await sandbox.deleteContainer("c1", within);
 };
 
+/** More than a VM boots with, so that room has to be made. */
+const largeSpec = { ...plainSpec, linux: { resources: { memory: { limit: 3 * gibibyte } } } };
+
 const operations: Readonly<Record<string, Operation>> = {
-  "create container": { steps: createContainerSteps, prepare: async () => { /* nothing */ }, run: (sandbox, timeoutMs) => sandbox.createContainer(containerRequest("c1"), { timeoutMs }), undo: removeContainer },
+  "create container": { steps: createContainerSteps, prepare: async () => { /* nothing */ }, run: (sandbox, timeoutMs) => sandbox.createContainer(containerRequest("c1", largeSpec), { timeoutMs }), undo: removeContainer },
   "start container": { steps: startContainerSteps, prepare: makeContainer, run: (sandbox, timeoutMs) => sandbox.startContainer("c1", { timeoutMs }), undo: removeContainer },
   "start exec": {
     steps: execSteps,
@@ -81,8 +84,7 @@ const operations: Readonly<Record<string, Operation>> = {
   "update container": {
     steps: updateSteps,
     prepare: async (sandbox) => {
-      const large = { ...plainSpec, linux: { resources: { memory: { limit: 3 * gibibyte } } } };
-      await sandbox.createContainer(containerRequest("c1", large), within);
+      await sandbox.createContainer(containerRequest("c1", largeSpec), within);
       await sandbox.startContainer("c1", within);
     },
     // More of one and less of the other, so that every step has something to do.

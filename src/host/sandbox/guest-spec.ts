@@ -56,7 +56,7 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
     process: withInit(spec.process, guest.init),
     root: { ...spec.root, path: guest.rootPath },
     // Before the user's own mounts, so that a volume on /etc/hosts wins.
-    mounts: [...missing.map((name) => sandboxFile(name, `/etc/${name}`, "rw")), ...mounts, ...(guest.etcFiles ? [sandboxFile("generation", generationFile, "ro")] : [])],
+    mounts: [...missing.map((name) => sandboxFile(name, `/etc/${name}`, "rw")), ...mounts, ...initMounts(guest.init), ...(guest.etcFiles ? [sandboxFile("generation", generationFile, "ro")] : [])],
     linux: { ...spec.linux, namespaces },
   };
 }

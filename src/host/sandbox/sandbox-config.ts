@@ -24,6 +24,8 @@ export interface SandboxConfig {
   readonly ports: readonly PublishRequest[];
   /** Key of the template to start from; undefined: boot cold. */
   readonly template?: string | undefined;
+  /** The container that waits in the template, when there is one. */
+  readonly prepared?: PreparedClone | undefined;
   /** This sandbox becomes a template itself: it is given no identity, network or size of its own. */
   readonly pristine?: boolean | undefined;
   /** Longest start. Default {@link defaultStartTimeoutMs}. */
@@ -34,14 +36,31 @@ export interface SandboxConfig {
 
 /** Longest start when nobody says otherwise. A cold boot under emulation on a busy machine takes some 20 s. */
 export const defaultStartTimeoutMs = 120_000;
-/** Memory every VM boots with; what a sandbox needs beyond it is plugged. 256 MiB is what the guest boots in comfortably. */
-export const bootMemoryBytes = 256 * 1024 * 1024;
+
+/** A container that was made before the VM was saved, as this sandbox takes it over. */
+export interface PreparedClone {
+  /** Its name in the saved guest. */
+  readonly preparedId: string;
+  /** Its name from now on. */
+  readonly containerId: string;
+  readonly guestPid: number;
+  readonly streamId: number;
+  /** Its disks, with this clone's own copy of the writable layer. */
+  readonly disks: readonly { readonly diskId: string; readonly lun: number; readonly path: string }[];
+}
+
+/**
+ * Memory every VM boots with; what a sandbox needs beyond it is plugged. As much as a container without a
+ * limit gets, so that nothing is plugged for most: what a guest does not touch takes no memory of the
+ * host, and plugging would cost a tenth of a start.
+ */
+export const bootMemoryBytes = 1024 * 1024 * 1024;
 /** Plugged memory grows in these steps (virtio-mem's block size on x86_64 with 4 KiB pages is 2 MiB; 128 MiB keeps the guest's memory blocks whole). */
 export const memoryStepBytes = 128 * 1024 * 1024;
 /** What the guest itself needs beside its containers: kernel, agent, page tables of plugged memory. */
 export const guestOverheadBytes = 160 * 1024 * 1024;
 /** Memory of a sandbox whose containers name no limit. */
-export const defaultMemoryBytes = 1024 * 1024 * 1024;
+export const defaultMemoryBytes = bootMemoryBytes;
 
 /** Memory of the VM for a container limit (0: none), in whole steps. */
 export function sandboxMemoryBytes(containerLimitBytes: number): number {

@@ -7,7 +7,7 @@ import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts"
 import type { StatsContainerResponse } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import type { Event, HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import { DiskPool } from "../device/disk-pool.ts";
-import type { VirtualMachine, VmExit } from "../hypervisor/virtual-machine.ts";
+import { scsiAddress, type VirtualMachine, type VmExit } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceRecord } from "../store/ledger.ts";
 import { execRecordName, type SandboxRecord, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
@@ -21,7 +21,7 @@ import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
 import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts";
-import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
+import { bootMemoryBytes, type PreparedClone, type SandboxConfig } from "./sandbox-config.ts";
 import { SandboxRoom } from "./sandbox-room.ts";
 import type { SandboxSize } from "./sandbox-size.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
@@ -114,7 +114,9 @@ export class Sandbox {
   readonly #registered = new Map<GuestProcess, { readonly request: ExecRequest; readonly streamId: number }>();
   readonly #handled = new Set<bigint>();
   #acknowledged: bigint;
-  #nextStreamId = 1;
+  /** The container that waits in the guest since before it was saved. */
+  readonly #prepared: PreparedClone | undefined;
+  #nextStreamId: number;
   #stopping: Promise<void> | undefined;
   #state: SandboxState = "running";
   /** Containers that the guest has removed while their resources here are still being given back. */
@@ -139,6 +141,9 @@ export class Sandbox {
     });
     this.#teardown = parts.teardown;
     this.#guard = raceDeath(parts.vm);
+    this.#prepared = parts.vm.startedBy === "template" ? config.prepared : undefined;
+    for (const { diskId, path, lun } of this.#prepared?.disks ?? []) this.#disks.adopt(path, diskId, { scsiAddress: scsiAddress(lun) }, 0);
+    this.#nextStreamId = (this.#prepared?.streamId ?? 0) + 1;
     this.#acknowledged = parts.hello.acknowledgedEventSequence;
     this.ended = this.#watchVm();
   }
@@ -196,13 +201,23 @@ export class Sandbox {
 
   get state(): SandboxState { return this.#state; }
 
+  /** The id under which the disk of that file is, or would be, plugged. */
+  diskId(path: string): string {
+    return this.#disks.plan(path);
+  }
+
+  /** What the VM began as. */
+  get startedBy(): "cold" | "template" | "prepared" {
+    return this.#prepared === undefined ? this.vm.startedBy : "prepared";
+  }
+
   async createContainer(request: ContainerRequest, options: WaitOptions): Promise<Container> {
     return this.#queue.run(async () => {
       const { containerId } = request;
       this.#requireRunning(`create container "${containerId}"`);
       if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
       const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, removeFromGuest: (id: string) => this.#removeFromGuest(id) };
-      const container = await Container.create(request, context, this.#steps(`create container "${containerId}"`, options));
+      const container = await Container.create(request, context, this.#steps(`create container "${containerId}"`, options), this.#prepared?.containerId === containerId ? this.#prepared : undefined);
       this.containers.set(containerId, container);
       this.#emit("create", containerId);
       return container;
@@ -431,8 +446,7 @@ export class Sandbox {
   async saveTemplate(stateFd: number, options: WaitOptions): Promise<void> {
     await this.#connection.guest.acknowledgeEvents({ upToSequence: this.#acknowledged }, options);
     this.#saved = true;
-    this.#connection.close();
-    await this.vm.save(stateFd, options);
+    await this.vm.save(stateFd, () => this.#connection.close(), options);
   }
 
   /** Ends the VM: politely within the time, then by force; gives everything back. Later calls get the first one's outcome. */

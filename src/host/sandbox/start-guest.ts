@@ -15,12 +15,12 @@ const restoreTimeoutMs = 10_000;
 const meetGuestSteps: readonly Step<SandboxBuild>[] = [
   { name: "connect to the agent", run: connect },
   { name: "greet the agent", run: async (build, wait) => { build.hello = await orSilence(build.vm, build.connection.guest.hello({ protocolVersion: guestProtocolVersion }, wait)); } },
-  { name: "refresh the guest", when: ({ config }) => config.pristine !== true, run: ({ connection, config }, wait) => connection.guest.refresh(newIdentity(config), wait) },
+  { name: "refresh the guest", when: ({ config }) => config.pristine !== true, run: ({ connection, config, vm }, wait) => connection.guest.refresh({ ...newIdentity(config), containerIds: vm.startedBy === "template" ? renamedContainers(config) : {} }, wait) },
 ];
 
 /** A guest from a template. */
 export const restoreGuestSteps: readonly Step<SandboxBuild>[] = [
-  { name: "restore VM", run: async (build, wait) => { build.vm = await build.surroundings.drivers.restoreVm(build.config, build.user, build.surroundings.ledger, build.undo, wait); } },
+  { name: "restore VM", run: async (build, wait) => { build.vm = await build.surroundings.drivers.restoreVm(build.config, build.user, build.surroundings.ledger, build.undo, wait, build.surroundings.memoryFd); } },
   ...meetGuestSteps,
 ];
 
@@ -46,6 +46,8 @@ export async function startGuest(build: SandboxBuild, log: Logger): Promise<void
       return;
     } catch (error) {
       if (steps.signal?.aborted === true || steps.deadline.expired) throw error;
+      // What is to be saved again with more in it is of no use from a cold boot.
+      if (config.pristine === true) throw error;
       log.warn("template not used, booting cold", { template: config.template, error: describeError(error) });
       build.dropVm();
     } finally {
@@ -59,6 +61,11 @@ async function connect(build: SandboxBuild, wait: WaitOptions): Promise<void> {
   const connection = await orSilence(build.vm, build.surroundings.drivers.connectAgent(build.config, wait));
   build.undo.add("agent connection", () => connection.close());
   build.connection = connection;
+}
+
+/** Containers that wait in the template get the names of this sandbox's. */
+function renamedContainers({ prepared }: SandboxConfig): Record<string, string> {
+  return prepared === undefined ? {} : { [prepared.preparedId]: prepared.containerId };
 }
 
 /** What a guest must not share with another: its name, its randomness, its time. */

@@ -85,6 +85,8 @@ export function templatePaths(folders: StateFolders, key: string) {
     memory: join(folder, "memory"),
     /** The devices' state, as QEMU wrote it. */
     state: join(folder, "state"),
+    /** The writable layer of a prepared container, as it was when the VM was saved. */
+    layer: join(folder, "layer.ext4"),
     run,
     /** Which process holds the memory. */
     holder: join(run, "holder.json"),
@@ -96,5 +98,10 @@ export function templatePaths(folders: StateFolders, key: string) {
     makerLock: join(folders.run, "templates", `${key}.lock`),
     /** What its maker does at the moment. */
     makerLog: join(folders.run, "templates", `${key}.log`),
+    /** What the maker was asked for, and all that it said. */
+    makerRequest: join(folders.run, "templates", `${key}.request`),
+    makerOutput: join(folders.run, "templates", `${key}.output`),
+    /** There since a container like the prepared one was started for the first time. */
+    seen: join(folders.data, "templates", "seen", key),
   };
 }

@@ -2,7 +2,10 @@ import { createHash } from "node:crypto";
 import { read as readCallback, write as writeCallback } from "node:fs";
 import { promisify } from "node:util";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import { SyscallError, call, errno } from "../../shared/linux/libc.ts";
 
+/** lseek(2). */
+const SEEK_DATA = 3;
 const read = promisify(readCallback), write = promisify(writeCallback);
 
 /** Read at once. */
@@ -18,13 +21,25 @@ export interface CopiedMemory {
   readonly usedBytes: number;
 }
 
+/** Where the piece with the next bytes that are not a hole begins; `end` when there are none. */
+function nextData(fd: number, from: number, end: number): number {
+  if (from >= end) return end;
+  try {
+    const data = Number(call("long lseek(int, long, int)", fd, from, SEEK_DATA));
+    return Math.min(end, Math.floor(data / pieceBytes) * pieceBytes);
+  } catch (error) {
+    if (error instanceof SyscallError && error.errno === errno.ENXIO) return end;
+    throw error;
+  }
+}
+
 /** Copies a guest's memory between two files from their beginnings; where it is zero the target, which must be empty, stays sparse. Without a target it only looks. */
 export async function copyMemory(fromFd: number, toFd: number | undefined, bytes: number): Promise<CopiedMemory> {
   const hash = createHash("sha256");
   const piece = Buffer.allocUnsafe(pieceBytes);
   const number = Buffer.alloc(4);
   let usedBytes = 0;
-  for (let start = 0; start < bytes; start += pieceBytes) {
+  for (let start = nextData(fromFd, 0, bytes); start < bytes; start = nextData(fromFd, start + pieceBytes, bytes)) {
     const wanted = Math.min(pieceBytes, bytes - start);
     const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
     if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${bytes} bytes`);

@@ -4,12 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { createMemoryFile } from "../../shared/linux/memfd.ts";
+import { nothingPlugged } from "../hypervisor/virtual-machine.ts";
 import { stateFolders } from "../store/paths.ts";
 import { holdTemplateMemory, openTemplateMemory, releaseTemplateMemory } from "./template-memory.ts";
 import type { Template } from "./template-store.ts";
 
 const template: Template = {
-  version: 1, key: "0123456789abcdef0123456789abcdef", accelerator: "tcg", kernelRelease: "6.1", guestImageId: "image", memoryBytes: 1024 * 1024, memoryHash: "", memoryUsedBytes: 0, stateBytes: 0, stateHash: "", createdAtUnixMs: 0, madeInMs: 0,
+  version: 1, key: "0123456789abcdef0123456789abcdef", accelerator: "tcg", kernelRelease: "6.1", guestImageId: "image", memoryBytes: 1024 * 1024, memoryHash: "", memoryUsedBytes: 0, stateBytes: 0, stateHash: "", createdAtUnixMs: 0, madeInMs: 0, plugged: nothingPlugged,
 };
 
 test("everybody who opens a template's memory gets the one that is held, while its holder waits", async () => {

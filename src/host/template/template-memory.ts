@@ -49,18 +49,6 @@ export async function openTemplateMemory(folders: StateFolders, template: Templa
   }
 }
 
-/** A template's memory again in a file of its own, which only one VM uses: for guests whose memory other processes must see. */
-export async function copyTemplateMemory(memory: TemplateMemory, template: Template): Promise<number> {
-  const fd = createMemoryFile("casemate-guest", template.memoryBytes);
-  try {
-    await copyMemory(memory.fd, fd, template.memoryBytes);
-    return fd;
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
-}
-
 /** Hands a freshly saved VM's memory to a holder, so that the first start does not read it from disk. */
 export async function holdTemplateMemory(folders: StateFolders, template: Template, memoryFd: number): Promise<void> {
   const paths = templatePaths(folders, template.key);

@@ -2,10 +2,26 @@ import { createHash } from "node:crypto";
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import type { WaitOptions } from "../../shared/base/deadline.ts";
+import { runProcess } from "../../shared/linux/run-process.ts";
+import type { DevicesAtStart } from "../hypervisor/virtual-machine.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { readStateFile } from "../store/state-file.ts";
 import { templatePaths, type StateFolders } from "../store/paths.ts";
 import { copyMemory } from "./memory-copy.ts";
+
+/** A container that was made in a VM before it was saved, and waits there for its start. */
+export interface PreparedContainer {
+  /** Its name in the saved guest; every clone gives it one of its own. */
+  readonly containerId: string;
+  readonly guestPid: number;
+  /** Its stdio on the data port. */
+  readonly streamId: number;
+  /** The disk with its writable layer; a clone starts with a copy of what is in the template's folder. */
+  readonly layerDiskId: string;
+  /** Image and command, for people. */
+  readonly title: string;
+}
 
 /** A VM that was booted once and saved, as template.json says it (docs/files.md). Nothing in its folder ever changes. */
 export interface Template {
@@ -23,6 +39,10 @@ export interface Template {
   readonly stateBytes: number;
   /** SHA-256 of the device state, hexadecimal. */
   readonly stateHash: string;
+  /** What the VM had plugged when it was saved. */
+  readonly plugged: DevicesAtStart;
+  /** The container that waits in it for its start; undefined: none. */
+  readonly prepared?: PreparedContainer;
   /** How long it took to boot, warm up and save. */
   readonly madeInMs: number;
 }
@@ -31,6 +51,8 @@ export interface Template {
 const maxAgeMs = 14 * 24 * 3_600_000;
 /** Most templates that are kept, the last used first; each is some 150 MB. */
 const maxTemplates = 6;
+/** A fresh layer has some 100 KiB; a slow, full disk is given its time. */
+const copyTimeoutMs = 60_000;
 const keyPattern = /^[0-9a-f]{32}$/;
 
 /** The template with that key if it is there and whole in size. */
@@ -58,16 +80,18 @@ export function findTemplate(folders: StateFolders, prefix: string): Template {
 }
 
 /** What a maker has in its hands when the VM is saved. */
-export interface SavedVm extends Pick<Template, "key" | "accelerator" | "kernelRelease" | "guestImageId" | "memoryBytes" | "madeInMs"> {
+export interface SavedVm extends Pick<Template, "key" | "accelerator" | "kernelRelease" | "guestImageId" | "memoryBytes" | "madeInMs" | "plugged" | "prepared"> {
   /** The guest's memory; nobody writes it any more. */
   readonly memoryFd: number;
   /** File with the device state. */
   readonly statePath: string;
+  /** File with the prepared container's writable layer. */
+  readonly layerPath?: string;
 }
 
 /** Puts a saved VM on disk as a template: whole, or not at all. The caller holds the key's lock. */
 export async function publishTemplate(folders: StateFolders, saved: SavedVm): Promise<Template> {
-  const { memoryFd, statePath, ...facts } = saved;
+  const { memoryFd, statePath, layerPath, ...facts } = saved;
   const paths = templatePaths(folders, saved.key);
   const draft = join(folders.data, "templates", `.new-${saved.key}`);
   rmSync(draft, { recursive: true, force: true }); // of a maker that died
@@ -81,6 +105,7 @@ export async function publishTemplate(folders: StateFolders, saved: SavedVm): Pr
     } finally {
       closeSync(memory);
     }
+    if (layerPath !== undefined) await copySparse(layerPath, join(draft, "layer.ext4"));
     const state = readFileSync(statePath);
     writeFileAtomic(join(draft, "state"), state, 0o400);
     const template: Template = {
@@ -150,6 +175,11 @@ export function pruneTemplates(folders: StateFolders, options: { readonly all?: 
     if (name.startsWith(".gone-") || name === ".damaged") rmSync(join(folders.data, "templates", name), { recursive: true, force: true });
   }
   return doomed;
+}
+
+/** Copies a disk's file; holes stay holes, and where the file system can, the copy shares what it holds. */
+export async function copySparse(from: string, to: string, options: WaitOptions = {}): Promise<void> {
+  await runProcess("cp", ["--sparse=always", "--reflink=auto", "--", from, to], { timeoutMs: copyTimeoutMs, ...options });
 }
 
 function hashState(bytes: Buffer): string {

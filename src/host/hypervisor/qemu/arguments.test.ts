@@ -6,7 +6,7 @@ import { pluggableMemoryBytes } from "./qemu-machine.ts";
 const mebibyte = 1024 * 1024;
 const base: QemuConfig = {
   sandboxId: "a1", accelerator: "tcg", bootMemoryBytes: 256 * mebibyte, pluggableMemoryBytes: 1024 * mebibyte,
-  memoryMode: "private", memorySource: "anonymous", incoming: false, maxVcpus: 4, commandLine: "console=ttyS0 quiet",
+  memoryMode: "private", memorySource: "anonymous", incoming: false, vcpus: [], disks: [], nics: [], maxVcpus: 4, commandLine: "console=ttyS0 quiet",
 };
 
 /** Values of an option, in order. */

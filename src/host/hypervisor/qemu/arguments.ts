@@ -1,4 +1,4 @@
-import type { Accelerator } from "../virtual-machine.ts";
+import type { Accelerator, DiskSpec, NicSpec, PluggedVcpu } from "../virtual-machine.ts";
 
 /** What QEMU is started with; everything else is plugged later. */
 export interface QemuConfig {
@@ -14,16 +14,41 @@ export interface QemuConfig {
   /** Do not boot: wait for a saved state (QEMU's `-incoming defer`). Kernel and initramfs are not needed then. */
   readonly incoming: boolean;
   readonly maxVcpus: number;
+  /** What a saved VM had plugged is there from the start of the restored one. */
+  readonly vcpus: readonly PluggedVcpu[];
+  readonly disks: readonly DiskAtStart[];
+  readonly nics: readonly NicAtStart[];
   readonly commandLine: string;
+}
+
+/** A disk that a saved VM had plugged: it must be there, in the same place, when the state is loaded. */
+export interface DiskAtStart extends Pick<DiskSpec, "diskId" | "format" | "readOnly"> {
+  readonly lun: number;
+  /** Number of its descriptor in the QEMU process. */
+  readonly fd: number;
+  readonly isBlockDevice: boolean;
+}
+
+/** A network interface that a saved VM had plugged; without a descriptor nobody is at its other end. */
+export interface NicAtStart extends Pick<NicSpec, "nicId" | "macAddress"> {
+  readonly port: number;
+  readonly fd: number | undefined;
 }
 
 /** Numbers that descriptors have in the QEMU process, in the order they are handed over; what a VM does not need is /dev/null. */
 export const qemuFds = { qmp: 3, control: 4, data: 5, console: 6, rootImage: 7, memory: 8, kernel: 9, initramfs: 10 } as const;
 
+/** The first number after those above, for disks and NICs that are there from the start. */
+export const firstExtraFd = 11;
+/** Set 1 is the root image's; a disk that is plugged later gets a set after those of the first ones. */
+export const firstDiskFdSet = 2;
+
 /** Root ports for NICs and shares. Disks go on the SCSI controller. */
 export const rootPortCount = 4;
 export const scsiControllerId = "scsi0";
 export const pluggableMemoryId = "vmem0";
+/** How QEMU names the agent's ports in its events. */
+export const agentPortIds = ["control-port", "data-port"] as const;
 export const controlPortName = "casemate.control";
 export const dataPortName = "casemate.data";
 
@@ -54,6 +79,9 @@ export function qemuArguments(config: QemuConfig): string[] {
     ...machineArguments(config),
     ...(config.incoming ? ["-incoming", "defer"] : bootArguments(config)),
     ...deviceArguments(),
+    ...config.vcpus.flatMap((vcpu) => ["-device", JSON.stringify(vcpu)]),
+    ...config.disks.flatMap(diskArguments),
+    ...config.nics.flatMap(nicArguments),
   ];
 }
 
@@ -87,12 +115,57 @@ function deviceArguments(): string[] {
     "-blockdev", "driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=/dev/fdset/1",
     "-device", "virtio-blk-pci,drive=root",
     "-device", "virtio-serial-pci,id=serial0,max_ports=4",
-    ...socket("control", qemuFds.control), "-device", `virtserialport,bus=serial0.0,nr=1,chardev=control,name=${controlPortName}`,
-    ...socket("data", qemuFds.data), "-device", `virtserialport,bus=serial0.0,nr=2,chardev=data,name=${dataPortName}`,
+    ...socket("control", qemuFds.control), "-device", `virtserialport,id=${agentPortIds[0]},bus=serial0.0,nr=1,chardev=control,name=${controlPortName}`,
+    ...socket("data", qemuFds.data), "-device", `virtserialport,id=${agentPortIds[1]},bus=serial0.0,nr=2,chardev=data,name=${dataPortName}`,
     "-device", `virtio-scsi-pci,id=${scsiControllerId}`,
     "-device", "virtio-rng-pci",
     "-device", "vmgenid,guid=auto",
     "-device", "pvpanic-pci",
     ...Array.from({ length: rootPortCount }, (_, index) => ["-device", `pcie-root-port,id=port${index},chassis=${index + 1},slot=${index + 1}`]).flat(),
+  ];
+}
+
+/** A disk's back end, as QMP and the command line take it. */
+export function diskNode(disk: Pick<DiskSpec, "diskId" | "format" | "readOnly">, fdSet: number, isBlockDevice: boolean): Readonly<Record<string, unknown>> {
+  const discard = disk.readOnly ? {} : { discard: "unmap" };
+  return {
+    driver: disk.format, "node-name": diskNodeName(disk.diskId), "read-only": disk.readOnly, ...discard,
+    file: { driver: isBlockDevice ? "host_device" : "file", filename: `/dev/fdset/${fdSet}`, ...discard },
+  };
+}
+
+/** Name of a disk's back end. */
+export function diskNodeName(diskId: string): string {
+  return `node-${diskId}`;
+}
+
+/** A disk's front end, as QMP and the command line take it. */
+export function diskDevice(diskId: string, lun: number): Readonly<Record<string, unknown>> {
+  return { driver: "scsi-hd", id: diskId, bus: `${scsiControllerId}.0`, channel: 0, "scsi-id": 0, lun, drive: diskNodeName(diskId), serial: diskId };
+}
+
+/** Name of a NIC's back end. */
+export function netdevName(nicId: string): string {
+  return `netdev-${nicId}`;
+}
+
+/** A NIC's front end. */
+export function nicDevice({ nicId, macAddress }: Pick<NicSpec, "nicId" | "macAddress">, port: number, hasBackend: boolean): Readonly<Record<string, unknown>> {
+  return { driver: "virtio-net-pci", id: nicId, bus: `port${port}`, mac: macAddress, ...(hasBackend && { netdev: netdevName(nicId) }) };
+}
+
+function diskArguments(disk: DiskAtStart, index: number): string[] {
+  const fdSet = firstDiskFdSet + index;
+  return [
+    "-add-fd", `fd=${disk.fd},set=${fdSet}`,
+    "-blockdev", JSON.stringify(diskNode(disk, fdSet, disk.isBlockDevice)),
+    "-device", JSON.stringify(diskDevice(disk.diskId, disk.lun)),
+  ];
+}
+
+function nicArguments(nic: NicAtStart): string[] {
+  return [
+    ...(nic.fd === undefined ? [] : ["-netdev", `socket,id=${netdevName(nic.nicId)},fd=${nic.fd}`]),
+    "-device", JSON.stringify(nicDevice(nic, nic.port, nic.fd !== undefined)),
   ];
 }

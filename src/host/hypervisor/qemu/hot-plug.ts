@@ -1,17 +1,16 @@
-import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { closeSync, fstatSync } from "node:fs";
 import { eventually, orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { QmpClient } from "../qmp/qmp-client.ts";
-import type { DiskSpec, NicSpec, PluggedDisk, ShareSpec } from "../virtual-machine.ts";
+import { scsiAddress, type DiskSpec, type NicSpec, type PluggedDevices, type PluggedDisk, type ShareSpec } from "../virtual-machine.ts";
 import { readPlugged } from "./read-plugged.ts";
-import { pluggableMemoryId, rootPortCount, scsiControllerId, type QemuConfig } from "./arguments.ts";
+import { diskDevice, diskNode, diskNodeName, firstDiskFdSet, netdevName, nicDevice, pluggableMemoryId, rootPortCount, type QemuConfig } from "./arguments.ts";
+import { openDisk } from "./open-disk.ts";
 
 /** A guest may refuse to give a device back; then it goes with the VM. */
 const unplugTimeoutMs = 10_000;
 /** A guest under emulation takes a gigabyte in 0.1 s. */
 const growTimeoutMs = 10_000;
-/** Set 1 is the root image's (arguments.ts). */
-const firstFdSet = 2;
 
 /** What was plugged under an id, and how to take it out of QEMU's back ends. */
 interface Plugged {
@@ -23,7 +22,7 @@ interface Plugged {
 /** How a device on a root port is plugged: the back end first, which takes the descriptor, then the device. */
 interface PortDevice {
   readonly addBackend: (fdName: string) => Promise<unknown>;
-  readonly device: Readonly<Record<string, unknown>>;
+  readonly device: (port: number) => Readonly<Record<string, unknown>>;
   readonly removeBackend: () => Promise<unknown>;
 }
 
@@ -34,7 +33,7 @@ export class HotPlug {
   readonly #pluggableMemoryBytes: number;
   readonly #plugged = new Map<string, Plugged>();
   readonly #unplugging = new Map<string, Promise<void>>();
-  #nextFdSet = firstFdSet;
+  #nextFdSet = firstDiskFdSet;
   #vmEnded = false;
 
   constructor(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">) {
@@ -44,8 +43,8 @@ export class HotPlug {
   }
 
   /**
-   * Takes over a QEMU whose owner has died: what is plugged is read back from it, and half-made back
-   * ends are taken out.
+   * Takes over a QEMU whose owner has died, or that was started with devices plugged: they are read back
+   * from it, and half-made back ends are taken out.
    */
   static async adopt(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">, options: WaitOptions): Promise<HotPlug> {
     const hotPlug = new HotPlug(qmp, config);
@@ -54,8 +53,8 @@ export class HotPlug {
     for (const node of leftNodes) await qmp.execute("blockdev-del", { "node-name": node }, options);
     for (const chardev of leftChardevs) await qmp.execute("chardev-remove", { id: chardev }, options);
     // The root image's set stays; of the others a disk that is plugged has its own copy.
-    for (const fdSet of fdSets.filter((id) => id >= firstFdSet)) await qmp.execute("remove-fd", { "fdset-id": fdSet }, options).catch(() => undefined);
-    hotPlug.#nextFdSet = Math.max(firstFdSet, ...fdSets.map((id) => id + 1));
+    for (const fdSet of fdSets.filter((id) => id >= firstDiskFdSet)) await qmp.execute("remove-fd", { "fdset-id": fdSet }, options).catch(() => undefined);
+    hotPlug.#nextFdSet = Math.max(firstDiskFdSet, ...fdSets.map((id) => id + 1));
     return hotPlug;
   }
 
@@ -67,11 +66,10 @@ export class HotPlug {
   async plugDisk(disk: DiskSpec, options: WaitOptions = {}): Promise<PluggedDisk> {
     this.#requireFree(disk.diskId);
     const lun = this.#lowestFree((plugged) => plugged.lun);
-    const node = `node-${disk.diskId}`;
-    this.#plugged.set(disk.diskId, { port: undefined, lun, removeBackend: () => this.#qmp.execute("blockdev-del", { "node-name": node }) });
+    this.#plugged.set(disk.diskId, { port: undefined, lun, removeBackend: () => this.#qmp.execute("blockdev-del", { "node-name": diskNodeName(disk.diskId) }) });
     try {
-      await this.#addNode(node, disk, options);
-      await this.#qmp.execute("device_add", { driver: "scsi-hd", id: disk.diskId, bus: `${scsiControllerId}.0`, channel: 0, "scsi-id": 0, lun, drive: node, serial: disk.diskId }, options);
+      await this.#addNode(disk, options);
+      await this.#qmp.execute("device_add", diskDevice(disk.diskId, lun), options);
       return { scsiAddress: scsiAddress(lun) };
     } catch (error) {
       throw await this.#takeBack(disk.diskId, RuntimeError.wrap(error, `plug disk "${disk.path}"`));
@@ -79,11 +77,11 @@ export class HotPlug {
   }
 
   async plugNic(nic: NicSpec, options: WaitOptions = {}): Promise<void> {
-    const netdev = `netdev-${nic.nicId}`;
+    const netdev = netdevName(nic.nicId);
     await this.#plugOnPort(nic.nicId, "NIC", nic.fd, options, {
       // Not the newer "stream": it looks the descriptor's name up in another thread, where names are not known (QEMU 7.2).
       addBackend: (fdName) => this.#qmp.execute("netdev_add", { type: "socket", id: netdev, fd: fdName }, options),
-      device: { driver: "virtio-net-pci", netdev, mac: nic.macAddress },
+      device: (port) => nicDevice(nic, port, true),
       removeBackend: () => this.#qmp.execute("netdev_del", { id: netdev }),
     });
   }
@@ -94,9 +92,20 @@ export class HotPlug {
     const chardev = `chardev-${share.shareId}`;
     await this.#plugOnPort(share.shareId, "share", share.fd, options, {
       addBackend: (fdName) => this.#qmp.execute("chardev-add", { id: chardev, backend: { type: "socket", data: { addr: { type: "fd", data: { str: fdName } }, server: false } } }, options),
-      device: { driver: "vhost-user-fs-pci", chardev, tag: share.tag, "queue-size": 1024 },
+      device: (port) => ({ driver: "vhost-user-fs-pci", id: share.shareId, bus: `port${port}`, chardev, tag: share.tag, "queue-size": 1024 }),
       removeBackend: () => this.#qmp.execute("chardev-remove", { id: chardev }),
     });
+  }
+
+  /** All that is plugged, as QEMU tells it. */
+  async describe(options: WaitOptions = {}): Promise<PluggedDevices> {
+    const { plugged, vcpus } = await readPlugged(this.#qmp, options);
+    return {
+      disks: plugged.flatMap(({ id, lun, disk }) => (lun === undefined || disk === undefined ? [] : [{ diskId: id, lun, ...disk }])),
+      nics: plugged.flatMap(({ id, port, macAddress }) => (port === undefined || macAddress === undefined ? [] : [{ nicId: id, port, macAddress }])),
+      shares: plugged.flatMap(({ id, port, tag }) => (port === undefined || tag === undefined ? [] : [{ shareId: id, port, tag }])),
+      vcpus,
+    };
   }
 
   /** Where the guest finds the disks that are plugged, by id. */
@@ -144,17 +153,12 @@ export class HotPlug {
     return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size" }, options));
   }
 
-  async #addNode(node: string, disk: DiskSpec, options: WaitOptions): Promise<void> {
+  async #addNode(disk: DiskSpec, options: WaitOptions): Promise<void> {
     const fdSet = this.#nextFdSet++;
-    const discard = disk.readOnly ? {} : { discard: "unmap" };
-    // Non-blocking, so that a FIFO cannot hold us; files and block devices do not know the difference.
-    const fd = openSync(disk.path, (disk.readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
+    const fd = openDisk(disk);
     try {
       await this.#qmp.execute("add-fd", { "fdset-id": fdSet }, { ...options, fd });
-      await this.#qmp.execute("blockdev-add", {
-        driver: disk.format, "node-name": node, "read-only": disk.readOnly, ...discard,
-        file: { driver: fstatSync(fd).isBlockDevice() ? "host_device" : "file", filename: `/dev/fdset/${fdSet}`, ...discard },
-      }, options);
+      await this.#qmp.execute("blockdev-add", diskNode(disk, fdSet, fstatSync(fd).isBlockDevice()), options);
     } finally {
       closeSync(fd);
       // QEMU has its own copy by now; ours is forgotten so that the set goes with the disk. An error above is the one to tell.
@@ -171,7 +175,7 @@ export class HotPlug {
     try {
       await this.#qmp.execute("getfd", { fdname: fdName }, { ...options, fd });
       await parts.addBackend(fdName);
-      await this.#qmp.execute("device_add", { id, bus: `port${port}`, ...parts.device }, options);
+      await this.#qmp.execute("device_add", parts.device(port), options);
     } catch (error) {
       // A back end that was made has taken the descriptor: "not found" is as good.
       await this.#qmp.execute("closefd", { fdname: fdName }).catch(() => undefined);
@@ -214,11 +218,6 @@ export class HotPlug {
     const taken = new Set([...this.#plugged.values()].map(numberOf));
     for (let number = 0; ; number++) if (!taken.has(number)) return number;
   }
-}
-
-/** As Kata's agent addresses a disk: target and LUN on the one controller. */
-function scsiAddress(lun: number): string {
-  return `0:${lun}`;
 }
 
 // QEMU gives these two no class of their own: only the text tells (test/integration/qmp-double.test.ts holds them).

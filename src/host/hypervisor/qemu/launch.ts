@@ -1,11 +1,13 @@
-import { closeSync, constants, openSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import { startProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
 import { listenUnix } from "../../../shared/linux/unix-socket.ts";
 import type { ResourceKind } from "../../store/ledger.ts";
 import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../../store/tagged-process.ts";
-import { qemuArguments, type QemuConfig } from "./arguments.ts";
+import type { DevicesAtStart } from "../virtual-machine.ts";
+import { firstExtraFd, qemuArguments, type QemuConfig } from "./arguments.ts";
 import { findQemu } from "./find-qemu.ts";
+import { openDisk } from "./open-disk.ts";
 
 /** How a VMM process is set apart from the rest of the host. */
 export interface Confinement {
@@ -21,7 +23,12 @@ export interface Confinement {
 
 /** What is needed to start QEMU. */
 export interface VmmSpec {
-  readonly config: QemuConfig;
+  /** Without what is plugged, which is told below. */
+  readonly config: Omit<QemuConfig, "vcpus" | "disks" | "nics">;
+  /** What a saved VM had plugged, for one that is restored. Shares cannot be restored. */
+  readonly plugged: DevicesAtStart;
+  /** A connected stream socket for each NIC that is to have somebody at its other end. */
+  readonly nicFds: ReadonlyMap<string, number>;
   readonly confinement: Confinement;
   readonly kernelPath: string;
   readonly initramfsPath: string;
@@ -42,6 +49,8 @@ export function planVmm(sandboxId: string): VmmRecord {
   return { kind: "vmm", name: "vmm", token: `${sandboxId}/vmm`, identity: undefined };
 }
 
+/** Of the descriptors a child is given beside its stdio. */
+const firstFd = 3;
 /** QEMU ends at SIGTERM within milliseconds unless it is stuck; then it is killed. */
 const endGraceMs = 2_000;
 
@@ -75,7 +84,17 @@ async function startVmm(record: VmmRecord, spec: VmmSpec): Promise<ManagedProces
       spec.memoryFd ?? "ignore",
       ...(spec.config.incoming ? [] : [spec.kernelPath, spec.initramfsPath].map((path) => hold(openGuestFile(path)))),
     ];
-    const { file, args } = confine(spec.confinement, program, qemuArguments(spec.config));
+    while (handed.length < firstExtraFd - firstFd) handed.push("ignore");
+    const give = (fd: number): number => handed.push(fd) - 1 + firstFd;
+    const disks = spec.plugged.disks.map((disk) => {
+      const fd = hold(openDisk(disk));
+      return { ...disk, fd: give(fd), isBlockDevice: fstatSync(fd).isBlockDevice() };
+    });
+    const nics = spec.plugged.nics.map((nic) => {
+      const fd = spec.nicFds.get(nic.nicId);
+      return { ...nic, fd: fd === undefined ? undefined : give(fd) };
+    });
+    const { file, args } = confine(spec.confinement, program, qemuArguments({ ...spec.config, vcpus: spec.plugged.vcpus, disks, nics }));
     return await startProcess(file, args, { env: taggedEnvironment(record.token), cwd: "/", stdio: ["ignore", log, log, ...handed] });
   } finally {
     for (const fd of fds) closeSync(fd);

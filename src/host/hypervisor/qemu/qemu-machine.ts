@@ -6,10 +6,11 @@ import { isAlive, type ProcessIdentity } from "../../../shared/linux/proc.ts";
 import { describeExit, terminateProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
 import { watchProcess } from "../../../shared/linux/watch-process.ts";
 import type { Ledger } from "../../store/ledger.ts";
-import type { Accelerator, DiskSpec, NicSpec, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
+import type { Accelerator, DiskSpec, NicSpec, PluggedDevices, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
 import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { HotPlug } from "./hot-plug.ts";
+import { agentPortIds } from "./arguments.ts";
 import { vmmKind, type VmmSpec } from "./launch.ts";
 import { loadState, saveState } from "./migration.ts";
 
@@ -19,6 +20,8 @@ const monitorTimeoutMs = 15_000;
 const quitTimeoutMs = 1_000;
 /** QEMU exits, and the last bytes of its console and its monitor arrive, together. */
 const lastWordsTimeoutMs = 500;
+/** The agent looks every 10 ms, and QEMU tells of it at most once a second; a guest that never does is saved all the same. */
+const reopenTimeoutMs = 3_000;
 /** Of QEMU's own messages, for an error: one or two lines. */
 const messageBytes = 1_000;
 
@@ -46,7 +49,7 @@ export class QemuMachine implements VirtualMachine {
   #exitReason: VmExit["reason"] = "died";
   #killing: Promise<void> | undefined;
 
-  private constructor(spec: Pick<VmmSpec, "config">, process: Pick<ManagedProcess, "identity" | "exited">, qmp: QmpClient, console: ConsoleLog, hotPlug = new HotPlug(qmp, spec.config)) {
+  private constructor(spec: Pick<VmmSpec, "config">, process: Pick<ManagedProcess, "identity" | "exited">, qmp: QmpClient, console: ConsoleLog, hotPlug: HotPlug) {
     this.accelerator = spec.config.accelerator;
     this.identity = process.identity;
     this.startedBy = spec.config.incoming ? "template" : "cold";
@@ -73,7 +76,8 @@ export class QemuMachine implements VirtualMachine {
       undo.add("console", () => console.close());
       const qmp = await QmpClient.connect(spec.sockets.qmp, { ...wait, timeoutMs: Math.min(wait.timeoutMs ?? Infinity, monitorTimeoutMs) });
       undo.add("monitor", () => qmp.close());
-      return new QemuMachine(spec, process, qmp, console);
+      const hasDevices = spec.plugged.disks.length + spec.plugged.nics.length > 0;
+      return new QemuMachine(spec, process, qmp, console, hasDevices ? await HotPlug.adopt(qmp, spec.config, wait) : new HotPlug(qmp, spec.config));
     } catch (error) {
       // A QEMU that ends takes its sockets with it; why it ended says more than that.
       const exit = await orAbandon(process.exited, "QEMU's end", { timeoutMs: lastWordsTimeoutMs }).catch(() => undefined);
@@ -126,6 +130,10 @@ export class QemuMachine implements VirtualMachine {
     }
   }
 
+  describePlugged(options?: WaitOptions): Promise<PluggedDevices> {
+    return this.#hotPlug.describe(options);
+  }
+
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk> {
     return this.#hotPlug.plugDisk(disk, options);
   }
@@ -158,7 +166,12 @@ export class QemuMachine implements VirtualMachine {
     await this.#qmp.execute("cont", {}, options);
   }
 
-  async save(stateFd: number, options: WaitOptions = {}): Promise<void> {
+  async save(stateFd: number, disconnect: () => void, options: WaitOptions = {}): Promise<void> {
+    // The agent opens a port anew when its host has gone. In a restored guest that has still to do so,
+    // the next host's greeting would go with what is dropped then.
+    const reopened = agentPortIds.map(async (port) => this.#qmp.nextEvent(`open "${port}" anew`, ({ event, data }) => event === "VSERPORT_CHANGE" && data["id"] === port && data["open"] === true, { ...options, timeoutMs: reopenTimeoutMs }));
+    disconnect();
+    await Promise.allSettled(reopened);
     await this.pause(options);
     await saveState(this.#qmp, stateFd, options);
   }

@@ -1,5 +1,6 @@
 import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import type { QmpClient } from "../qmp/qmp-client.ts";
+import type { DiskSpec, PluggedVcpu } from "../virtual-machine.ts";
 
 /** A device that was plugged into a running QEMU, as QEMU tells it. */
 export interface FoundDevice {
@@ -8,6 +9,12 @@ export interface FoundDevice {
   readonly port: number | undefined;
   /** Undefined for what is no disk. */
   readonly lun: number | undefined;
+  /** Of a disk. */
+  readonly disk?: Pick<DiskSpec, "format" | "readOnly">;
+  /** Of a NIC. */
+  readonly macAddress?: string;
+  /** Of a share. */
+  readonly tag?: string;
   /** The command that takes its back end out. */
   readonly backend: { readonly command: string; readonly arguments: Readonly<Record<string, unknown>> };
 }
@@ -15,10 +22,17 @@ export interface FoundDevice {
 /** What is plugged, and what an unfinished plug or unplug has left. */
 export interface FoundInQemu {
   readonly plugged: readonly FoundDevice[];
+  readonly vcpus: readonly PluggedVcpu[];
   readonly leftNodes: readonly string[];
   readonly leftChardevs: readonly string[];
   readonly fdSets: readonly number[];
 }
+
+/** The property that tells what a restored VM needs to know of a device, by the model. */
+const properties: Readonly<Record<string, { readonly name: "macAddress" | "tag"; readonly property: string }>> = {
+  "virtio-net-pci": { name: "macAddress", property: "mac" },
+  "vhost-user-fs-pci": { name: "tag", property: "tag" },
+};
 
 const nodePrefix = "node-", chardevPrefix = "chardev-";
 
@@ -33,6 +47,7 @@ const backends: Readonly<Record<string, (id: string) => FoundDevice["backend"]>>
 export async function readPlugged(qmp: QmpClient, options: WaitOptions): Promise<FoundInQemu> {
   // The types are those of QEMU's schema.
   const children = await qmp.execute("qom-list", { path: "/machine/peripheral" }, options) as { readonly name: string; readonly type: string }[];
+  const nodes = await qmp.execute("query-named-block-nodes", { flat: true }, options) as { readonly "node-name"?: string; readonly drv: string; readonly ro: boolean }[];
   const plugged: FoundDevice[] = [];
   for (const { name: id, type } of children) {
     const model = /^child<(.*)>$/.exec(type)?.[1] ?? "";
@@ -41,14 +56,25 @@ export async function readPlugged(qmp: QmpClient, options: WaitOptions): Promise
     const read = (property: string): Promise<unknown> => qmp.execute("qom-get", { path: `/machine/peripheral/${id}`, property }, options);
     const lun = model === "scsi-hd" ? Number(await read("lun")) : undefined;
     const port = model === "scsi-hd" ? undefined : portOf(String(await read("parent_bus")));
-    plugged.push({ id, lun, port, backend });
+    const node = nodes.find((candidate) => candidate["node-name"] === `${nodePrefix}${id}`);
+    const fact = properties[model];
+    plugged.push({
+      id, lun, port, backend,
+      ...(node !== undefined && lun !== undefined && { disk: { format: node.drv === "qcow2" ? "qcow2" : "raw", readOnly: node.ro } }),
+      ...(fact !== undefined && { [fact.name]: String(await read(fact.property)) }),
+    });
   }
-  const nodes = await qmp.execute("query-named-block-nodes", { flat: true }, options) as { readonly "node-name"?: string }[];
+  const cpus = await qmp.execute("query-hotpluggable-cpus", {}, options) as { readonly type: string; readonly props: Readonly<Record<string, unknown>>; readonly "qom-path"?: string }[];
   const chardevs = await qmp.execute("query-chardev", {}, options) as { readonly label: string }[];
   const fdSets = await qmp.execute("query-fdsets", {}, options) as { readonly "fdset-id": number }[];
   const isPlugged = (id: string): boolean => plugged.some((device) => device.id === id);
   return {
     plugged,
+    // The first vCPU has no name: it is there from the start.
+    vcpus: cpus.flatMap(({ type, props, "qom-path": path }) => {
+      const id = /^\/machine\/peripheral\/(.+)$/.exec(path ?? "")?.[1];
+      return id === undefined ? [] : [{ driver: type, id, ...props }];
+    }),
     leftNodes: nodes.map((node) => node["node-name"] ?? "").filter((name) => name.startsWith(nodePrefix) && !isPlugged(name.slice(nodePrefix.length))),
     leftChardevs: chardevs.map(({ label }) => label).filter((label) => label.startsWith(chardevPrefix) && !isPlugged(label.slice(chardevPrefix.length))),
     fdSets: fdSets.map((set) => set["fdset-id"]),

@@ -1,0 +1,56 @@
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import type { PreparedClone } from "../sandbox/sandbox-config.ts";
+import type { ContainerRecord } from "../store/container-store.ts";
+import { containerPaths, templatePaths } from "../store/paths.ts";
+import { copySparse, readTemplate } from "../template/template-store.ts";
+import { buildSpec } from "./build-spec.ts";
+import { startMaker } from "./ensure-template.ts";
+import type { TemplateRequest } from "./make-template.ts";
+import type { HostSetup } from "./start-container.ts";
+
+/** A second start is the first sign that there will be a third. */
+interface PreparableContainer {
+  readonly key: string;
+  readonly baseKey: string;
+}
+
+/** Raise it when what is in a prepared template changes in a way that the key does not show. */
+const format = 1;
+
+/**
+ * What a start of this container could go on from: a template with the very same container waiting in
+ * it. Everything that the container's making fixes is in the key; name, id, host name, network, ports,
+ * size of the VM and what becomes of the container afterwards are given after the restore. Undefined
+ * for a container that needs the host while it is made (volumes), or that has run before.
+ */
+export function preparable(record: ContainerRecord, setup: HostSetup, stdin: boolean): PreparableContainer | undefined {
+  const { template: baseKey, folders } = setup;
+  if (baseKey === undefined || record.volumes.length > 0 || existsSync(containerPaths(folders, record.containerId).disk)) return undefined;
+  const { rootfs, user, terminal, init } = record;
+  const facts = JSON.stringify([format, baseKey, rootfs, user, terminal, init, stdin, buildSpec(record)]);
+  return { key: createHash("sha256").update(facts).digest("hex").slice(0, 32), baseKey };
+}
+
+/** Gives the container its copy of the prepared one's writable layer. Undefined when there is no such template. */
+export async function takePrepared(record: ContainerRecord, setup: HostSetup, { key }: PreparableContainer): Promise<PreparedClone | undefined> {
+  const { prepared, plugged } = readTemplate(setup.folders, key) ?? {};
+  if (prepared === undefined || plugged === undefined) return undefined;
+  const { disk } = containerPaths(setup.folders, record.containerId);
+  await copySparse(templatePaths(setup.folders, key).layer, disk);
+  return { preparedId: prepared.containerId, containerId: record.containerId, guestPid: prepared.guestPid, streamId: prepared.streamId, disks: plugged.disks.map(({ diskId, lun, path }) => ({ diskId, lun, path: diskId === prepared.layerDiskId ? disk : path })) };
+}
+
+/** Remembers that such a container was started; when one was before, a template with it is made in the background. */
+export async function notePreparable(record: ContainerRecord, setup: HostSetup, stdin: boolean, container: PreparableContainer): Promise<void> {
+  const { seen } = templatePaths(setup.folders, container.key);
+  if (existsSync(seen)) return startMaker(prepareRequest(record, setup, stdin, container));
+  mkdirSync(dirname(seen), { recursive: true, mode: 0o700 });
+  writeFileSync(seen, "", { mode: 0o600 });
+}
+
+/** What to ask a maker for. */
+export function prepareRequest(record: ContainerRecord, { folders, guestImage, accelerator }: HostSetup, stdin: boolean, { key, baseKey }: PreparableContainer): TemplateRequest {
+  return { folders, key, guestImage, accelerator, prepare: { baseKey, record, stdin } };
+}
