@@ -2,7 +2,7 @@ import tseslint from "typescript-eslint";
 
 // Rules that keep the promises of docs/conventions.md; style is left to the reader's eye.
 export default tseslint.config(
-  { ignores: ["dist/", "node_modules/", "test-output/", "src/shared/protocol/gen/", "**/*.js", "**/*.cjs"] },
+  { ignores: ["dist/", "node_modules/", "test-output/", "src/shared/protocol/gen/", "**/*.js", "**/*.cjs", "**/*.mjs"] },
   ...tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },

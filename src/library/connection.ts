@@ -1,27 +1,23 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { Writable } from "node:stream";
-import { eventually } from "../shared/base/deadline.ts";
 import { RuntimeError } from "../shared/base/errors.ts";
 import { PushQueue } from "../shared/base/push-queue.ts";
-import { isFlocked } from "../shared/linux/flock.ts";
 import { ExecSpecSchema, type OwnerEvent } from "../shared/protocol/gen/owner_pb.ts";
 import { buildExecProcess } from "../host/containers/build-spec.ts";
 import { ContainerFileClient } from "../host/containers/container-file-client.ts";
 import { signalNumber } from "../host/containers/end-container.ts";
 import { AttachClient, type AttachedExit } from "../host/control/attach-client.ts";
-import { connectOwner, type OwnerClient } from "../host/control/owner-client.ts";
+import { connectOwner, isConnectionLost, type OwnerClient } from "../host/control/owner-client.ts";
+import { doneBefore } from "../host/control/repeated-calls.ts";
 import type { ContainerRecord } from "../host/store/container-store.ts";
-import { sandboxPaths, type StateFolders } from "../host/store/paths.ts";
+import type { StateFolders } from "../host/store/paths.ts";
 import type { Command, SpawnOptions } from "./options.ts";
 import type { ProcessExit } from "./run-result.ts";
 import type { ProcessStreams, RunningProcess } from "./sandbox-process.ts";
 
-/** An owner that died is back within 2 s (its supervisor's promise); the rest is for a loaded machine. */
-const ownerBackMs = 10_000;
 const defaultTerminalSize = { rows: 24, columns: 80 };
 
 /** What is asked for when the sandbox is to end by itself; 0: never. */
@@ -32,29 +28,31 @@ export interface Limits {
 
 /**
  * A program's connection with the owner of one sandbox. It keeps the program running only while
- * something is asked of it, holds the lease if there is one, and comes back when the owner does.
+ * something is asked of it, holds the lease if there is one, and goes on with the next owner when one dies.
  */
 export class SandboxConnection {
   readonly folders: StateFolders;
   readonly record: ContainerRecord;
   readonly files: ContainerFileClient;
-  #client: Promise<OwnerClient> | undefined;
-  #leased: boolean;
+  readonly #client: OwnerClient;
+  #leased = false;
   #lease: PushQueue<{ readonly release: boolean }> | undefined;
+  #limits: { readonly totalMs: number; readonly idleMs: number; readonly setAtMs: number } | undefined;
   #uses = 0;
   #closed = false;
 
-  private constructor(folders: StateFolders, record: ContainerRecord, leased: boolean) {
+  private constructor(folders: StateFolders, record: ContainerRecord, client: OwnerClient) {
     this.folders = folders;
     this.record = record;
-    this.#leased = leased;
-    this.files = new ContainerFileClient(async () => (await this.#connect()).owner, record.containerId);
+    this.#client = client;
+    this.files = new ContainerFileClient(async () => client.owner, record.containerId);
+    client.keepAlive(false);
   }
 
   /** Connects to the sandbox's owner and, if wanted, takes a lease. */
   static async open(folders: StateFolders, record: ContainerRecord, options: { readonly lease: boolean }): Promise<SandboxConnection> {
-    const connection = new SandboxConnection(folders, record, options.lease);
-    await connection.#connect();
+    const connection = new SandboxConnection(folders, record, await connectOwner(folders, record.sandboxId));
+    if (options.lease) await connection.#hold();
     return connection;
   }
 
@@ -63,19 +61,21 @@ export class SandboxConnection {
     return this.#leased;
   }
 
-  /** Does something with the owner; until it is done the program does not end by itself. */
-  async use<T>(work: (client: OwnerClient) => Promise<T>): Promise<T> {
-    const client = await this.#connect();
-    this.#uses++;
-    client.keepAlive(true);
+  /** Does something with the owner; until it is done the program does not end by itself. @throws RuntimeError `unavailable` (reason `sandbox_gone`). */
+  async use<T>(work: (client: OwnerClient) => Promise<T>, settled?: (error: RuntimeError) => { readonly result: T } | undefined): Promise<T> {
+    if (this.#closed) throw new RuntimeError("failed_precondition", `sandbox "${this.record.name}" is closed here`, { reason: "sandbox_closed" });
+    if (this.#uses++ === 0) this.#client.keepAlive(true);
     try {
-      return await work(client);
+      return await this.#client.call(work, settled);
+    } catch (error) {
+      throw this.#explain(error);
     } finally {
-      if (--this.#uses === 0) client.keepAlive(false);
+      if (--this.#uses === 0) this.#client.keepAlive(false);
     }
   }
 
   async limit({ totalMs, idleMs }: Limits): Promise<void> {
+    this.#limits = { totalMs, idleMs, setAtMs: performance.now() };
     await this.use(async ({ owner }) => owner.limit({ totalMs: BigInt(totalMs), idleMs: BigInt(idleMs) }));
   }
 
@@ -91,7 +91,7 @@ export class SandboxConnection {
   close(): void {
     this.#closed = true;
     this.#lease?.end();
-    void this.#client?.then((client) => client.close(), () => undefined);
+    this.#client.close();
   }
 
   /** Starts a process of the sandbox, connected with the streams. */
@@ -112,12 +112,12 @@ export class SandboxConnection {
       holdOutput: true, autoRemove: true, ownCgroup: true, ...(terminal && { terminalSize: { ...size } }),
     });
     const started = Promise.withResolvers<AttachClient>();
-    const ended = this.use(async (client) => {
-      await client.task.exec({ id: containerId, execId, terminal, spec: anyPack(ExecSpecSchema, spec) });
+    const ended = this.#inUse(async (client) => {
+      await client.call(({ task }) => task.exec({ id: containerId, execId, terminal, spec: anyPack(ExecSpecSchema, spec) }).then(() => undefined), doneBefore.create);
       const attach = await AttachClient.open(client, { containerId, execId }, { stdin: streams.stdin, stdout: patientSink(streams.stdout), stderr: patientSink(streams.stderr) });
       const moved = attach.run();
       moved.catch(() => undefined); // awaited below, unless the start fails first
-      await client.task.start({ id: containerId, execId });
+      await client.call(({ task }) => task.start({ id: containerId, execId }).then(() => undefined), doneBefore.start);
       started.resolve(attach);
       await moved;
     }).finally(() => {
@@ -137,9 +137,8 @@ export class SandboxConnection {
 
   /** What happens in the sandbox from now on. */
   async *events(signal: AbortSignal | undefined): AsyncGenerator<OwnerEvent> {
-    const client = await this.#connect();
     try {
-      yield* client.owner.events({}, signal === undefined ? {} : { signal });
+      yield* this.#client.owner.events({}, signal === undefined ? {} : { signal });
     } catch (error) {
       if (!RuntimeError.is(error, "canceled") && !RuntimeError.is(error, "unavailable")) throw error; // given up, or the sandbox has ended
     }
@@ -147,59 +146,56 @@ export class SandboxConnection {
 
   async #kill(execId: string, signal: number, all: boolean): Promise<void> {
     try {
-      await this.use(async ({ task }) => task.kill({ id: this.record.containerId, execId, signal, all }));
+      await this.use(async ({ task }) => task.kill({ id: this.record.containerId, execId, signal, all }).then(() => undefined), doneBefore.kill);
     } catch (error) {
       // Ended already, alone or with its sandbox.
       if (!RuntimeError.is(error, "not_found") && !RuntimeError.is(error, "unavailable")) throw error;
     }
   }
 
-  #connect(): Promise<OwnerClient> {
-    if (this.#closed) return Promise.reject(new RuntimeError("failed_precondition", `sandbox "${this.record.name}" is closed here`, { reason: "sandbox_closed" }));
-    this.#client ??= this.#open();
-    return this.#client;
-  }
-
-  async #open(): Promise<OwnerClient> {
+  /** As {@link use}, for what must not be done twice: the work itself says what may be repeated. */
+  async #inUse<T>(work: (client: OwnerClient) => Promise<T>): Promise<T> {
+    const over = Promise.withResolvers<void>();
+    const used = this.use(() => over.promise);
     try {
-      const client = await this.#dial();
-      if (this.#leased) await this.#takeLease(client);
-      void client.closed.then(() => {
-        this.#client = undefined;
-        // A lease is worth nothing with an owner that does not know of it.
-        if (this.#leased && !this.#closed) this.#connect().catch(() => undefined);
-      });
-      client.keepAlive(this.#uses > 0);
-      return client;
+      return await work(this.#client);
     } catch (error) {
-      this.#client = undefined;
-      throw error;
+      throw this.#explain(error);
+    } finally {
+      over.resolve();
+      await used;
     }
   }
 
-  /** An owner that died is started again while its VM lives; one whose lock nobody takes has ended in order. */
-  async #dial(): Promise<OwnerClient> {
-    const { folder, ownerLock } = sandboxPaths(this.folders, this.record.sandboxId);
-    try {
-      return await eventually(`connect to sandbox "${this.record.name}"`, async () => {
-        try {
-          return await connectOwner(this.folders, this.record.sandboxId);
-        } catch (error) {
-          if (!isFlocked(ownerLock) && !existsSync(folder)) throw error;
-          return undefined;
-        }
-      }, { timeoutMs: ownerBackMs, intervalMs: 100 });
-    } catch (error) {
-      throw new RuntimeError("unavailable", `sandbox "${this.record.name}" has ended`, { reason: "sandbox_gone", cause: error });
-    }
+  #explain(error: unknown): unknown {
+    const gone = isConnectionLost(error) || (RuntimeError.is(error) && ["no_owner", "owner_lost"].includes(error.reason ?? ""));
+    return gone ? new RuntimeError("unavailable", `sandbox "${this.record.name}" has ended`, { reason: "sandbox_gone", cause: error }) : error;
   }
 
-  async #takeLease({ owner }: OwnerClient): Promise<void> {
+  /** Takes the lease, and again from the next owner when one dies: a lease is worth nothing with an owner that does not know of it. */
+  async #hold(): Promise<void> {
     const inputs = new PushQueue<{ readonly release: boolean }>();
-    const answers = owner.lease(inputs)[Symbol.asyncIterator]();
+    const answers = this.#client.owner.lease(inputs)[Symbol.asyncIterator]();
     await answers.next();
     void answers.next().catch(() => undefined); // the call lasts as long as the lease
     this.#lease = inputs;
+    this.#leased = true;
+    void this.#client.closed.then(() => this.#holdAgain());
+  }
+
+  async #holdAgain(): Promise<void> {
+    if (!this.#leased || this.#closed) return;
+    try {
+      await this.#client.reconnect();
+      if (this.#limits !== undefined) {
+        const { totalMs, idleMs, setAtMs } = this.#limits;
+        const leftMs = totalMs === 0 ? 0 : Math.max(1, Math.round(totalMs - (performance.now() - setAtMs)));
+        await this.#client.owner.limit({ totalMs: BigInt(leftMs), idleMs: BigInt(idleMs) });
+      }
+      await this.#hold();
+    } catch {
+      // The sandbox has ended: whoever asks something of it is told so.
+    }
   }
 }
 
