@@ -7,10 +7,11 @@ import { prepareHost } from "../host/containers/prepare-host.ts";
 import { prepareContainer, type PreparedContainer, type StdioPlan } from "../host/containers/start-container.ts";
 import type { ContainerOptions } from "../host/containers/container-options.ts";
 import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
-import { ensureImage } from "../host/storage/images/pull.ts";
+import { ensureImage, type PullPolicy } from "../host/storage/images/pull.ts";
 import { doneBefore } from "../host/control/repeated-calls.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
+import { CidFile } from "./commands/cidfile.ts";
 import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.ts";
 import { Progress } from "./format/progress.ts";
 import { lastKnownEnd, runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
@@ -22,6 +23,10 @@ const createTimeoutMs = 60_000;
 export interface LaunchOptions {
   readonly folders: StateFolders;
   readonly quiet: boolean;
+  /** When to fetch the image; default: when it is missing. */
+  readonly pull?: PullPolicy;
+  /** Where the id of a new container is written. */
+  readonly cidFile?: string | undefined;
   readonly debug: boolean;
   /** Longest start of the sandbox. Default {@link defaultStartTimeoutMs}. */
   readonly startTimeoutMs?: number | undefined;
@@ -31,8 +36,16 @@ export interface LaunchOptions {
 export async function makeContainer(options: ContainerOptions, launch: LaunchOptions, wait: WaitOptions): Promise<ContainerRecord> {
   const progress = new Progress({ quiet: launch.quiet });
   try {
-    const image = await ensureImage(launch.folders, options.image, { ...wait, onProgress: progress.step });
-    return createContainer(launch.folders, options, image);
+    const image = await ensureImage(launch.folders, options.image, { ...wait, pull: launch.pull ?? "missing", onProgress: progress.step });
+    const cidFile = CidFile.claim(launch.cidFile);
+    try {
+      const record = createContainer(launch.folders, options, image);
+      cidFile?.write(record.containerId);
+      return record;
+    } catch (error) {
+      cidFile?.discard();
+      throw error;
+    }
   } finally {
     progress.done();
   }

@@ -1,6 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
+import { constants } from "node:os";
 import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
@@ -15,7 +16,9 @@ import { collect, foldersOf, globalOptions } from "../command.ts";
 import { exitWith, reportError, startFailureExitCode } from "../exit.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
 import { requireTerminal, runSession, sessionExitCode, terminalSize } from "../terminal/session.ts";
+import { parseSeconds } from "../format/time.ts";
 import { toWorkingDir } from "./run-options.ts";
+import { readLines } from "./run-settings.ts";
 
 interface Flags {
   readonly interactive?: boolean;
@@ -27,6 +30,8 @@ interface Flags {
   readonly privileged?: boolean;
   readonly vm?: boolean;
   readonly detachKeys?: string;
+  readonly envFile?: readonly string[];
+  readonly timeout?: string;
 }
 
 export function define(command: Command): void {
@@ -38,17 +43,21 @@ export function define(command: Command): void {
     .option("-t, --tty", "give the command a terminal")
     .option("-d, --detach", "do not wait for the command")
     .option("-e, --env <name=value>", "set an environment variable", collect)
+    .option("--env-file <file>", "set environment variables from a file of NAME=value lines", collect)
     .option("-w, --workdir <dir>", "working directory; default: the container's")
     .option("-u, --user <user[:group]>", "user by name or number; default: the container's")
     .option("--privileged", "give the command all rights in the guest")
     .option("--vm", "run in the guest itself, as its root, outside the container")
     .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
+    .option("--timeout <seconds>", "end the command, and all it has started, after that time")
     .addHelpText("after", "\nExamples:\n  casemate exec -it web sh\n  casemate exec -u nobody -w /tmp web id\n  casemate exec --vm -it web        a root shell in the guest")
     .action(exec);
 }
 
 async function exec(name: string, args: readonly string[], flags: Flags, command: Command): Promise<void> {
   const folders = foldersOf(command);
+  const limitMs = flags.timeout === undefined ? undefined : parseSeconds(flags.timeout, "--timeout");
+  if (limitMs !== undefined && (flags.detach === true || flags.vm === true)) throw new RuntimeError("invalid_argument", "--timeout goes with neither -d nor --vm: nobody would be there to keep it", { reason: "bad_option" });
   const terminal = flags.tty ?? false, stdin = flags.interactive ?? false, detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: terminal, interactive: stdin });
   if (args.length === 0 && flags.vm !== true) throw new RuntimeError("invalid_argument", "exec needs a command", { reason: "no_command", hint: `for example casemate exec -it ${name} sh` });
@@ -62,12 +71,13 @@ async function exec(name: string, args: readonly string[], flags: Flags, command
     stdin: stdin && !detach,
     holdOutput: !detach,
     autoRemove: true,
+    ownCgroup: limitMs !== undefined,
     ...(size && { terminalSize: { ...size } }),
   });
   const client = await connectOwner(folders, record.sandboxId);
   let code: number;
   try {
-    code = await runExec(client, flags.vm === true ? "" : record.containerId, spec, { terminal, stdin, detach, keys: flags.detachKeys });
+    code = await runExec(client, flags.vm === true ? "" : record.containerId, spec, { terminal, stdin, detach, keys: flags.detachKeys, limitMs });
   } catch (error) {
     reportError(error, globalOptions(command).debug ?? false);
     code = startFailureExitCode(error);
@@ -78,12 +88,12 @@ async function exec(name: string, args: readonly string[], flags: Flags, command
 }
 
 function execProcess(record: ContainerRecord, args: readonly string[], flags: Flags): OciProcess {
-  const options = { args, env: resolveEnv(flags.env ?? [], process.env), terminal: flags.tty ?? false, privileged: flags.privileged ?? false, workingDir: flags.workdir === undefined ? undefined : toWorkingDir(flags.workdir) };
+  const options = { args, env: resolveEnv([...readLines(flags.envFile ?? [], "--env-file"), ...flags.env ?? []], process.env), terminal: flags.tty ?? false, privileged: flags.privileged ?? false, workingDir: flags.workdir === undefined ? undefined : toWorkingDir(flags.workdir) };
   return flags.vm === true ? buildVmProcess(options) : buildExecProcess(record, options);
 }
 
-async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec, options: { readonly terminal: boolean; readonly stdin: boolean; readonly detach: boolean; readonly keys: string | undefined }): Promise<number> {
-  const { terminal, stdin, detach, keys } = options;
+async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec, options: { readonly terminal: boolean; readonly stdin: boolean; readonly detach: boolean; readonly keys: string | undefined; readonly limitMs: number | undefined }): Promise<number> {
+  const { terminal, stdin, detach, keys, limitMs } = options;
   const execId = kernelRandomBytes(8).toString("hex");
   const inVm = containerId === "";
   // The guest's own processes run at once; their output waits for us (hold_output).
@@ -96,8 +106,16 @@ async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec,
     await start();
     return 0;
   }
-  return sessionExitCode(await runSession(client, {
-    containerId, execId, terminal, stdin, forwardSignals: true, start,
-    ...(keys !== undefined && { detachKeys: parseDetachKeys(keys) }),
-  }));
+  const limit = limitMs === undefined ? undefined : setTimeout(() => {
+    // It may have ended in the meantime.
+    client.task.kill({ id: containerId, execId, signal: constants.signals.SIGKILL, all: true }).catch(() => undefined);
+  }, limitMs);
+  try {
+    return sessionExitCode(await runSession(client, {
+      containerId, execId, terminal, stdin, forwardSignals: true, start,
+      ...(keys !== undefined && { detachKeys: parseDetachKeys(keys) }),
+    }));
+  } finally {
+    clearTimeout(limit);
+  }
 }

@@ -7,10 +7,12 @@ import { parsePublish } from "../../host/network/publish.ts";
 import { parseVolume } from "../../host/storage/shares/parse-volume.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
 import { collect } from "../command.ts";
+import type { LaunchOptions } from "../launch.ts";
 import { parseSize } from "../format/size.ts";
+import { defineSettings, readLines, toSettings, type SettingsFlags } from "./run-settings.ts";
 
 /** What the parser leaves of the options that `run` and `create` share. */
-export interface RunFlags {
+export interface RunFlags extends SettingsFlags {
   readonly interactive?: boolean;
   readonly tty?: boolean;
   readonly rm?: boolean;
@@ -32,6 +34,9 @@ export interface RunFlags {
   readonly stopSignal?: string;
   readonly stopTimeout?: string;
   readonly template?: string;
+  readonly pull?: string;
+  readonly platform?: string;
+  readonly cidfile?: string;
   readonly quiet?: boolean;
 }
 
@@ -50,6 +55,19 @@ const refused: Readonly<Record<string, string>> = {
   "--cgroup-parent <path>": "the container's cgroup is in the guest",
   "--isolation <mode>": "every container has a VM of its own",
   "--runtime <name>": "every container has a VM of its own",
+  "--ip6 <address>": "a sandbox gets its address by itself: publish a port with -p",
+  "--mac-address <address>": "a sandbox gets its address by itself",
+  "--domainname <name>": "use --hostname with the whole name",
+  "--cgroupns <mode>": "a container always has a cgroup namespace of its own, in its guest",
+  "--device-cgroup-rule <rule>": "host devices cannot be given to a VM yet",
+  "--device-read-bps <limit>": "disks of a VM have no limits yet",
+  "--device-write-bps <limit>": "disks of a VM have no limits yet",
+  "--blkio-weight <weight>": "a container does not share its VM's disks with another",
+  "--storage-opt <option>": "the writable layer grows as it is needed",
+  "--volume-driver <driver>": "volumes are folders of this machine: -v",
+  "--oom-kill-disable": "a guest without memory could not be reached any more; raise --memory",
+  "--cpuset-mems <list>": "a VM has one memory node",
+  "--disable-content-trust": "digests are always checked; signatures by skopeo's policy.json",
 };
 
 /** Defines the options of `run` and `create`. */
@@ -79,8 +97,12 @@ export function defineRunOptions(command: Command): Command {
     .option("--stop-signal <signal>", "signal that asks the container to end; default: the image's, or SIGTERM")
     .option("--stop-timeout <seconds>", "time between that signal and SIGKILL; default: 10")
     .addOption(new Option("--template <mode>", "how the VM starts").choices(["auto", "off"]))
+    .option("--pull <when>", "fetch the image: missing (default), always or never")
+    .option("--platform <platform>", "only this machine's can run, e.g. linux/amd64")
+    .option("--cidfile <file>", "write the container's id to a new file")
     .option("-q, --quiet", "print no notes about the VM")
     .helpOption("--help", "show this help");
+  defineSettings(command);
   for (const flags of Object.keys(refused)) command.addOption(new Option(flags).hideHelp());
   return command;
 }
@@ -88,10 +110,14 @@ export function defineRunOptions(command: Command): Command {
 /** What the options mean. @throws RuntimeError `invalid_argument` naming the option. */
 export function toContainerOptions(image: string, command: readonly string[], flags: RunFlags, folders: StateFolders): ContainerOptions {
   refuseOptions(flags);
+  requirePlatform(flags.platform);
+  const { settings, mounts } = toSettings(flags, folders);
   return {
     image,
     command,
-    env: flags.env ?? [],
+    settings,
+    ...(flags.init === true && { init: "init" as const }),
+    env: [...readLines(flags.envFile ?? [], "--env-file"), ...flags.env ?? []],
     terminal: flags.tty ?? false,
     openStdin: flags.interactive ?? false,
     autoRemove: flags.rm ?? false,
@@ -100,8 +126,8 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     publishAll: flags.publishAll ?? false,
     network: toNetwork(flags.network),
     ports: (flags.publish ?? []).flatMap((text) => parsePublish(text)),
-    volumes: (flags.volume ?? []).map((text) => parseVolume(text, { cwd: resolve("."), folders })),
-    labels: Object.fromEntries((flags.label ?? []).map(splitLabel)),
+    volumes: [...(flags.volume ?? []).map((text) => parseVolume(text, { cwd: resolve("."), folders })), ...mounts.flatMap((mount) => (mount.type === "volume" ? [mount.volume] : []))],
+    labels: Object.fromEntries([...readLines(flags.labelFile ?? [], "--label-file"), ...flags.label ?? []].map(splitLabel)),
     coldBoot: flags.template === "off",
     ...(flags.name !== undefined && { name: flags.name }),
     ...(flags.workdir !== undefined && { workingDir: toWorkingDir(flags.workdir) }),
@@ -113,6 +139,19 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     ...(flags.stopSignal !== undefined && { stopSignal: checkedSignal(flags.stopSignal) }),
     ...(flags.stopTimeout !== undefined && { stopTimeoutMs: toNumber(flags.stopTimeout, "--stop-timeout") * 1_000 }),
   };
+}
+
+/** How the container is made on disk. @throws RuntimeError `invalid_argument`. */
+export function creation({ pull = "missing", cidfile }: RunFlags): Pick<LaunchOptions, "pull" | "cidFile"> {
+  if (pull !== "missing" && pull !== "always" && pull !== "never") throw new RuntimeError("invalid_argument", `--pull "${pull}": must be missing, always or never`, { reason: "bad_option" });
+  return { pull, cidFile: cidfile };
+}
+
+/** A VM has this machine's kind of CPU. */
+function requirePlatform(platform: string | undefined): void {
+  const own = process.arch === "arm64" ? "arm64" : "amd64";
+  if (platform === undefined || platform === "linux" || platform.startsWith(`linux/${own}`)) return;
+  throw new RuntimeError("unimplemented", `--platform "${platform}": only linux/${own} can run here`, { reason: "option_refused", hint: "use an image of this machine's kind" });
 }
 
 function refuseOptions(flags: object): void {

@@ -3,7 +3,7 @@ import { foldersOf, globalOptions } from "../command.ts";
 import { discard, makeContainer, runToExit, startAndFollow, type LaunchOptions } from "../launch.ts";
 import { requireTerminal } from "../terminal/session.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
-import { defineRunOptions, startTimeoutOption, toContainerOptions, toStartTimeoutMs, type RunFlags } from "./run-options.ts";
+import { creation, defineRunOptions, startTimeoutOption, toContainerOptions, toStartTimeoutMs, type RunFlags } from "./run-options.ts";
 
 interface Flags extends RunFlags {
   readonly detach?: boolean;
@@ -24,7 +24,7 @@ export function define(command: Command): void {
 
 async function run(image: string, args: readonly string[], flags: Flags, command: Command): Promise<void> {
   const folders = foldersOf(command);
-  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
+  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
   const options = toContainerOptions(image, args, flags, folders);
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });

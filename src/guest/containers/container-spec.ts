@@ -36,7 +36,7 @@ export function prepareProcess(process: OciProcess, stdio: Stdio | undefined, us
     ...rest,
     terminal,
     ...(terminal && size !== undefined && size.rows > 0 && size.columns > 0 && { consoleSize: { height: size.rows, width: size.columns } }),
-    ...(user !== undefined && { user: { ...process.user, uid: user.uid, gid: user.gid, additionalGids: [...user.additionalGids] } }),
+    ...(user !== undefined && { user: { ...process.user, uid: user.uid, gid: user.gid, additionalGids: [...new Set([...user.additionalGids, ...process.user.additionalGids ?? []])] } }),
     env: withHome(process.env ?? [], user),
     // Without one crun leaves what it inherits; the value is the one every ordinary process has.
     oomScoreAdj: process.oomScoreAdj ?? 0,

@@ -1,4 +1,5 @@
-import type { OciMount, OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { OciMount, OciProcess, OciResources, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { TmpfsMount } from "../store/container-settings.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import { mergeEnv } from "./container-options.ts";
 import { defaultHostname } from "./names.ts";
@@ -28,30 +29,30 @@ const cpuPeriodMicros = 100_000;
 
 /** The OCI config of a container made by our own front ends: what docker would make of the same options, inside the guest. */
 export function buildSpec(record: ContainerRecord): RunnableSpec {
-  const capabilities = record.privileged ? allCapabilities : defaultCapabilities;
+  const { settings = {} } = record;
   return {
     ociVersion: "1.0.2",
     process: {
       terminal: record.terminal,
       // The agent replaces it: record.user is a name or number that only the image can resolve.
-      user: { uid: 0, gid: 0 },
+      user: { uid: 0, gid: 0, ...(settings.groupAdd && { additionalGids: [...settings.groupAdd] }) },
       args: [...record.entrypoint, ...record.command],
       env: withDefaults(record),
       cwd: record.workingDir === "" ? "/" : record.workingDir,
-      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
-      noNewPrivileges: false,
+      ...processRights(record, record.privileged),
     },
     root: { path: "rootfs", readonly: record.readOnlyRootfs },
-    mounts: [...systemMounts(record.privileged), ...record.volumes.map(volumeMount)],
+    mounts: [...systemMounts(record.privileged, settings.shmBytes ?? defaultShmBytes), ...(settings.tmpfs ?? []).map(tmpfsMount), ...record.volumes.map(volumeMount)],
+    ...(settings.annotations && { annotations: { ...settings.annotations } }),
     linux: {
       // The VM is the boundary of network and host name, so the container shares the guest's: they can be
       // given to a guest that was saved with the container in it.
       namespaces: [{ type: "pid" }, { type: "ipc" }, { type: "mount" }, { type: "cgroup" }],
       resources: {
         devices: record.privileged ? [{ allow: true, access: "rwm" }] : allowedDevices,
-        ...(record.memoryBytes > 0 && { memory: { limit: record.memoryBytes } }),
-        ...(record.cpus > 0 && { cpu: { period: cpuPeriodMicros, quota: Math.round(record.cpus * cpuPeriodMicros) } }),
+        ...toResources(record),
       },
+      ...(settings.sysctls && { sysctl: { ...settings.sysctls } }),
       ...(!record.privileged && { maskedPaths, readonlyPaths }),
     },
   };
@@ -69,15 +70,13 @@ export interface ExecOptions {
 
 /** A further process of a container: its environment, folder and rights, unless the caller says otherwise. */
 export function buildExecProcess(record: ContainerRecord, options: ExecOptions): OciProcess {
-  const capabilities = record.privileged || options.privileged ? allCapabilities : defaultCapabilities;
   return {
     terminal: options.terminal,
-    user: { uid: 0, gid: 0 }, // the agent replaces it, as for the container's first process
+    user: { uid: 0, gid: 0, ...(record.settings?.groupAdd && { additionalGids: [...record.settings.groupAdd] }) }, // the agent replaces it, as for the container's first process
     args: [...options.args],
     env: mergeEnv(withDefaults({ ...record, terminal: options.terminal }), options.env),
     cwd: options.workingDir ?? (record.workingDir === "" ? "/" : record.workingDir),
-    capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
-    noNewPrivileges: false,
+    ...processRights(record, record.privileged || options.privileged),
   };
 }
 
@@ -103,7 +102,40 @@ function withDefaults(record: ContainerRecord): string[] {
   ];
 }
 
-function systemMounts(privileged: boolean): OciMount[] {
+/** Capabilities, limits and the like, of the first process and of every other. */
+function processRights(record: ContainerRecord, privileged: boolean): Pick<OciProcess, "capabilities" | "rlimits" | "noNewPrivileges"> {
+  const { capAdd = [], capDrop = [], ulimits, noNewPrivileges = false } = record.settings ?? {};
+  const names = (list: readonly string[]): readonly string[] => (list.includes("ALL") ? allCapabilities : list);
+  // docker's order: ALL dropped leaves what is added; a name that is added and dropped is dropped.
+  const base = privileged ? allCapabilities : capDrop.includes("ALL") ? [] : defaultCapabilities;
+  const dropped = privileged || capDrop.includes("ALL") ? [] : capDrop;
+  const capabilities = [...new Set([...base, ...names(capAdd)])].filter((name) => !dropped.includes(name));
+  return {
+    capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
+    noNewPrivileges,
+    ...(ulimits && { rlimits: ulimits.map(({ name, soft, hard }) => ({ type: `RLIMIT_${name.toUpperCase()}`, soft: unlimited(soft), hard: unlimited(hard) })) }),
+  };
+}
+
+/** RLIM_INFINITY has all 64 bits set, which no number of JavaScript has: the largest that crun reads as written is as good. */
+function unlimited(limit: number): number {
+  return limit === -1 ? Number.MAX_SAFE_INTEGER : limit;
+}
+
+function toResources({ memoryBytes, cpus, settings = {} }: ContainerRecord): Pick<OciResources, "memory" | "cpu" | "pids"> {
+  const { cpuShares, cpuset, memorySwapBytes, memoryReservationBytes, pidsLimit } = settings;
+  const memory = { ...(memoryBytes > 0 && { limit: memoryBytes }), ...(memorySwapBytes !== undefined && { swap: memorySwapBytes }), ...(memoryReservationBytes !== undefined && { reservation: memoryReservationBytes }) };
+  const cpu = { ...(cpus > 0 && { period: cpuPeriodMicros, quota: Math.round(cpus * cpuPeriodMicros) }), ...(cpuShares !== undefined && { shares: cpuShares }), ...(cpuset !== undefined && { cpus: cpuset }) };
+  return {
+    ...(Object.keys(memory).length > 0 && { memory }),
+    ...(Object.keys(cpu).length > 0 && { cpu }),
+    ...(pidsLimit !== undefined && { pids: { limit: pidsLimit } }),
+  };
+}
+
+const defaultShmBytes = 64 * 1024 * 1024;
+
+function systemMounts(privileged: boolean, shmBytes: number): OciMount[] {
   const access = privileged ? "rw" : "ro";
   return [
     { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
@@ -112,8 +144,13 @@ function systemMounts(privileged: boolean): OciMount[] {
     { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", access] },
     { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: [access, "nosuid", "noexec", "nodev"] },
     { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"] },
-    { destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"] },
+    { destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["nosuid", "noexec", "nodev", "mode=1777", `size=${shmBytes}`] },
   ];
+}
+
+/** docker's defaults, which the user's options come after. */
+function tmpfsMount({ destination, options }: TmpfsMount): OciMount {
+  return { destination, type: "tmpfs", source: "tmpfs", options: ["nosuid", "nodev", "noexec", ...options] };
 }
 
 /** A host source: the owner puts it on the sandbox's share and rewrites the source to the guest's path. */

@@ -1,5 +1,6 @@
 import { freemem, totalmem } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import type { ContainerSettings } from "../store/container-settings.ts";
 import type { ContainerVolume, PublishRequest } from "../store/container-store.ts";
 
 /** What a caller may say about a new container; docker's meanings. Undefined: the image's word, or docker's default. */
@@ -30,6 +31,7 @@ export interface ContainerOptions {
   readonly coldBoot?: boolean;
   /** `init`: a first process that collects orphans. `idle`: one that does nothing, instead of the command. */
   readonly init?: "init" | "idle";
+  readonly settings?: ContainerSettings;
 }
 
 /** Whom a container runs as whose image and caller name nobody; by number, so that no file of the image need know it. */

@@ -76,5 +76,6 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
     labels: { ...config.labels, ...options.labels },
     coldBoot: options.coldBoot ?? false,
     ...(options.init !== undefined && { init: options.init }),
+    ...(options.settings !== undefined && Object.keys(options.settings).length > 0 && { settings: options.settings }),
   };
 }

@@ -16,6 +16,7 @@ import { ContainerStore, type ContainerRecord } from "../store/container-store.t
 import { containerPaths, type StateFolders } from "../store/paths.ts";
 import { readPresentStatus } from "../store/present-status.ts";
 import { abandonSandbox, untilSandboxGone } from "./end-container.ts";
+import { writeEtcFiles } from "./etc-files.ts";
 import { notePreparable, preparable, takePrepared } from "./prepared-image.ts";
 
 /** An owner that dies each time has a reason; its log is in the error. */
@@ -86,8 +87,13 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
         guestEtcFiles: true,
         init: record.init === "init",
         idle: record.init === "idle",
+        timeoutMs: BigInt(record.settings?.timeoutMs ?? 0),
+        noLog: record.settings?.logging?.driver === "none",
+        logMaxFileBytes: BigInt(record.settings?.logging?.maxFileBytes ?? 0),
+        logMaxFiles: record.settings?.logging?.maxFiles ?? 0,
       })),
     }, remaining()); }, doneBefore.create);
+    if (record.settings !== undefined) await writeEtcFiles(client, record);
     return { client, warnings };
   } catch (error) {
     await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs; the owner logs its own */ });
@@ -128,6 +134,11 @@ async function startSandbox(record: ContainerRecord, setup: HostSetup, config: S
   }
 }
 
+/** The highest number in a list such as `0-1,3`; -1: none. */
+function highestCpu(cpuset: string): number {
+  return Math.max(-1, ...cpuset.split(/[,-]/).filter((part) => part !== "").map(Number));
+}
+
 function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig {
   const { guestImage } = setup;
   return {
@@ -140,7 +151,7 @@ function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig
     initramfsPath: guestImage.initramfsPath,
     rootImagePath: guestImage.rootImagePath,
     memoryBytes: sandboxMemoryBytes(record.memoryBytes),
-    vcpuCount: Math.max(1, Math.ceil(record.cpus)),
+    vcpuCount: Math.max(1, Math.ceil(record.cpus), highestCpu(record.settings?.cpuset ?? "") + 1),
     shares: record.volumes.length > 0,
     network: record.network,
     ports: record.ports,

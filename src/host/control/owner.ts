@@ -24,6 +24,8 @@ const comeBackMs = 2_000;
 const idleTimeoutMs = 30_000;
 /** The guest's clock, which tells when a process ended, may be that far from ours. */
 const clockSkewNanos = 5_000_000_000n;
+const SIGKILL = 9;
+const killTimeoutMs = 10_000;
 /** Longest config.json we read; Kubernetes' are some 100 KiB. */
 const maxSpecBytes = 4 * 1024 * 1024;
 
@@ -140,7 +142,10 @@ export class Owner {
     const { containerId, bundle, rootfs, terminal, options } = request;
     const sandbox = await this.ready();
     const spec = readSpec(bundle);
-    const log = options.containerFolder === "" || options.noLog ? undefined : await ContainerLogWriter.open(join(options.containerFolder, "log"));
+    const log = options.containerFolder === "" || options.noLog ? undefined : await ContainerLogWriter.open(join(options.containerFolder, "log"), {
+      ...(options.logMaxFileBytes > 0n && { maxFileBytes: Number(options.logMaxFileBytes) }),
+      ...(options.logMaxFiles > 0 && { maxFiles: options.logMaxFiles }),
+    });
     const { containerFolder, autoRemove, lastOneOut } = options;
     try {
       return await sandbox.createContainer({
@@ -151,7 +156,7 @@ export class Owner {
         init: options.idle ? "idle" : options.init ? "init" : "none",
         io: { terminal, stdin: options.stdin, log, holdOutput: options.holdOutput },
         terminalSize: options.terminalSize,
-        backing: { containerFolder, autoRemove, lastOneOut },
+        backing: { containerFolder, autoRemove, lastOneOut, ...(options.timeoutMs > 0n && { timeoutMs: Number(options.timeoutMs) }) },
       }, { timeoutMs });
     } catch (error) {
       await log?.close();
@@ -164,12 +169,24 @@ export class Owner {
     try {
       const container = await sandbox.startContainer(containerId, { timeoutMs });
       if (container.state === "running") this.#writeStatus(container, { status: "running", startedAtUnixMs: Date.now(), guestPid: container.init.guestPid });
+      this.#limitTime(container, 0);
       return container;
     } catch (error) {
       const container = sandbox.containers.get(containerId);
       if (container !== undefined) this.#writeStatus(container, { error: describeError(error) });
       throw error;
     }
+  }
+
+  /** Kills a container when its time is over, of which some has passed. */
+  #limitTime(container: Container, passedMs: number): void {
+    const { timeoutMs } = container.backing;
+    if (timeoutMs === undefined) return;
+    const timer = setTimeout(() => {
+      this.log.info("the container's time is over", { containerId: container.containerId });
+      void this.#sandbox?.kill(container.containerId, "", SIGKILL, true, { timeoutMs: killTimeoutMs }).catch((error: unknown) => this.log.warn("not killed", { error: describeError(error) }));
+    }, Math.max(0, timeoutMs - passedMs));
+    void container.init.wait().then(() => clearTimeout(timer));
   }
 
   /** Writes `paused` or `running` after the guest's freezer has changed. */
@@ -249,6 +266,7 @@ export class Owner {
         this.#containerEnded(container.containerId, comeBackMs);
       } else if (container.state !== "created") {
         this.#writeRunning(container, container.state === "paused" ? "paused" : "running");
+        this.#limitTime(container, Date.now() - this.#store.readStatus(container.containerId).startedAtUnixMs);
       }
     }
   }

@@ -2,6 +2,7 @@ import { linkSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, wri
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import type { ContainerSettings } from "./container-settings.ts";
 import { containerPaths, type StateFolders } from "./paths.ts";
 import { readStateFile } from "./state-file.ts";
 import { storageError } from "./storage-error.ts";
@@ -77,6 +78,7 @@ export interface ContainerRecord {
   readonly coldBoot: boolean;
   /** A first process of ours (docker's --init), or one that does nothing instead of the image's; undefined: neither. */
   readonly init?: "init" | "idle" | undefined;
+  readonly settings?: ContainerSettings | undefined;
 }
 
 /** docker's words for where a container is in its life. */
@@ -119,7 +121,6 @@ export class ContainerStore {
    * @throws RuntimeError `already_exists` (reason `name_taken`), `invalid_argument` for a bad name.
    */
   create(record: ContainerRecord, spec: object): void {
-    if (!namePattern.test(record.name)) throw new RuntimeError("invalid_argument", `container name "${record.name}": only letters, digits, "_", "." and "-" are allowed, beginning with a letter or digit`, { reason: "bad_name" });
     const paths = containerPaths(this.folders, record.containerId);
     this.#claimName(record);
     try {
@@ -131,6 +132,16 @@ export class ContainerStore {
       this.remove(record);
       throw storageError(error, `write files of container "${record.name}"`);
     }
+  }
+
+  /**
+   * Gives a container another name; both are its until the record says the new one.
+   * @throws RuntimeError `already_exists` (reason `name_taken`), `invalid_argument` for a bad name.
+   */
+  rename(record: ContainerRecord, name: string): void {
+    this.#claimName({ ...record, name });
+    writeFileAtomic(containerPaths(this.folders, record.containerId).record, JSON.stringify({ ...record, name }, undefined, 1));
+    rmSync(join(this.#namesFolder, record.name), { force: true });
   }
 
   /** Removes a container's files and frees its name. "Already gone" is success. */
@@ -189,6 +200,7 @@ export class ContainerStore {
   }
 
   #claimName({ name, containerId }: ContainerRecord): void {
+    if (!namePattern.test(name)) throw new RuntimeError("invalid_argument", `container name "${name}": only letters, digits, "_", "." and "-" are allowed, beginning with a letter or digit`, { reason: "bad_name" });
     const path = join(this.#namesFolder, name);
     const draft = join(this.#namesFolder, `.${containerId}`); // no name begins with a dot
     try {

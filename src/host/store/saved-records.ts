@@ -50,6 +50,8 @@ export interface ContainerBacking {
   readonly autoRemove: boolean;
   /** The sandbox ends with this container. */
   readonly lastOneOut: boolean;
+  /** It is killed that long after its start; undefined: never. */
+  readonly timeoutMs?: number;
 }
 
 /** A container, from before its first step until it is deleted. */
@@ -103,7 +105,7 @@ export const recordShapes: Readonly<Record<string, string>> = {
 export const partShapes: Readonly<Record<string, string>> = {
   io: "terminal boolean, stdin boolean, holdOutput boolean, logPath string",
   end: "exitStatus number, exitedAtUnixNanos string, oomKilled boolean, signal? number, reason string",
-  backing: "containerFolder string, autoRemove boolean, lastOneOut boolean",
+  backing: "containerFolder string, autoRemove boolean, lastOneOut boolean, timeoutMs? number",
 };
 
 /** The sandbox's record; undefined before there is one. @throws RuntimeError `data_loss`. */

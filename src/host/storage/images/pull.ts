@@ -20,9 +20,17 @@ const transports = ["docker://", "oci:", "oci-archive:", "docker-archive:", "dir
 /** Longest pull: some gigabytes over a slow line. */
 const pullTimeoutMs = 60 * 60_000;
 
-/** The image of that name ready to run, fetched if it is not here. `busybox` needs no registry: it is made from Debian's. */
-export async function ensureImage(folders: StateFolders, reference: string, options: PullOptions = {}): Promise<RunnableImage> {
+/** When an image is fetched: if it is not here, at any rate, or not at all. */
+export type PullPolicy = "missing" | "always" | "never";
+
+/** The image of that name ready to run, fetched if it is not here or as the policy says. `busybox` needs no registry: it is made from Debian's. */
+export async function ensureImage(folders: StateFolders, reference: string, options: PullOptions & { readonly pull?: PullPolicy } = {}): Promise<RunnableImage> {
   const store = new ImageStore(folders);
+  const { pull = "missing" } = options;
+  if (pull === "always" && !isBusybox(reference)) return store.open(await pullImage(folders, reference, options), options.onProgress, options);
+  if (pull === "never" && store.find(reference) === undefined && !isBusybox(reference)) {
+    throw new RuntimeError("not_found", `no such image: ${reference}`, { reason: "image_not_found", hint: "pull it first, or leave out --pull never" });
+  }
   const stored = store.find(reference) ?? (isBusybox(reference) ? await ensureBusyboxImage(store) : await pullImage(folders, reference, options));
   return store.open(stored, options.onProgress, options);
 }
