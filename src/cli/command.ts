@@ -14,7 +14,9 @@ export interface GlobalOptions {
 
 /** The program's own options, seen from one of its commands. */
 export function globalOptions(command: Command): GlobalOptions {
-  return command.parent?.opts<GlobalOptions>() ?? {};
+  let program = command;
+  while (program.parent !== null) program = program.parent;
+  return program.opts<GlobalOptions>();
 }
 
 /** Where state is for this call. */

@@ -1,6 +1,7 @@
 import { Command, type OutputConfiguration } from "commander";
 import { packageVersion } from "../host/config/package-root.ts";
 import type { CommandModule } from "./command.ts";
+import { groups } from "./commands/groups.ts";
 
 /** Every command: a line for the help, and how to load it. */
 const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<CommandModule> }>> = {
@@ -22,9 +23,19 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   top: { summary: "show the processes of a container", load: () => import("./commands/top.ts") },
   rm: { summary: "remove containers", load: () => import("./commands/rm.ts") },
   wait: { summary: "wait for containers to end and print their exit codes", load: () => import("./commands/wait.ts") },
+  cp: { summary: "copy files between a container and this machine", load: () => import("./commands/cp.ts") },
+  port: { summary: "show where a container's ports are published", load: () => import("./commands/port.ts") },
+  rename: { summary: "give a container another name", load: () => import("./commands/rename.ts") },
+  restart: { summary: "stop containers and start them again", load: () => import("./commands/restart.ts") },
+  prune: { summary: "remove containers that do not run, and images that nothing needs", load: () => import("./commands/prune.ts") },
   pull: { summary: "fetch an image", load: () => import("./commands/pull.ts") },
   images: { summary: "list images", load: () => import("./commands/images.ts") },
   rmi: { summary: "remove images", load: () => import("./commands/rmi.ts") },
+  tag: { summary: "give an image one more name", load: () => import("./commands/tag.ts") },
+  save: { summary: "write an image as an archive", load: () => import("./commands/save.ts") },
+  load: { summary: "take the images of an archive in", load: () => import("./commands/load.ts") },
+  login: { summary: "keep a password for a registry", load: () => import("./commands/login.ts") },
+  logout: { summary: "forget the password of a registry", load: () => import("./commands/logout.ts") },
   build: { summary: "say how to build images", load: () => import("./commands/build.ts") },
   check: { summary: "say what this machine can do", load: () => import("./commands/check.ts") },
   version: { summary: "show versions", load: () => import("./commands/version.ts") },
@@ -39,6 +50,23 @@ Examples:
 
 Exit codes are docker's: the command's own, 125 when casemate failed, 126 not executable,
 127 not found, 128+n ended by signal n.`;
+
+/** The member of a group that was called for. */
+function memberOf(groupName: string, args: readonly string[]): string | undefined {
+  return args.slice(args.indexOf(groupName) + 1).find((argument) => !argument.startsWith("-"));
+}
+
+/** Adds a group with the member that was called for, or with all for the help. */
+async function defineGroup(program: Command, groupName: string, args: readonly string[] | undefined): Promise<void> {
+  const { summary, members } = groups[groupName] ?? { summary: "", members: {} };
+  const command = program.command(groupName).description(summary).enablePositionalOptions().configureOutput(mistakeOutput(`casemate ${groupName}`)).exitOverride();
+  if (args === undefined) return;
+  const wanted = memberOf(groupName, args);
+  for (const [name, load] of Object.entries(members)) {
+    const member = command.command(name).configureOutput(mistakeOutput(`casemate ${groupName} ${name}`)).exitOverride();
+    if (wanted === undefined || !(wanted in members) || name === wanted) (await load()).define(member);
+  }
+}
 
 /** The first argument that is neither an option of the program nor its value: the command, if it is one. */
 function firstArgument(args: readonly string[]): string | undefined {
@@ -68,10 +96,11 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
     .exitOverride()
     .addHelpText("after", examples);
   // Without a command (help, a slip of the pen) every command is loaded, and the parser says what is wrong.
-  const loadAll = name === undefined || !(name in commands);
+  const loadAll = name === undefined || !(name in commands || name in groups);
   for (const [commandName, { summary, load }] of Object.entries(commands)) {
     const command = program.command(commandName).description(summary).configureOutput(mistakeOutput(`casemate ${commandName}`)).exitOverride();
     if (loadAll || commandName === name) (await load()).define(command);
   }
+  for (const groupName of Object.keys(groups)) await defineGroup(program, groupName, groupName === name ? args : undefined);
   return program;
 }

@@ -136,6 +136,39 @@ export class ImageStore {
     });
   }
 
+  /** Gives an image one more name, which is taken from another that had it. @throws RuntimeError `not_found` (reason `image_not_found`). */
+  async tag(reference: string, name: string): Promise<void> {
+    await this.#locked("index", {}, async () => {
+      const image = this.require(reference);
+      const others = this.list().filter(({ manifestDigest }) => manifestDigest !== image.manifestDigest).map((other) => ({ ...other, names: other.names.filter((one) => one !== name) }));
+      this.#writeIndex([...others, { ...image, names: [...new Set([...image.names, name])] }]);
+    });
+  }
+
+  /** As {@link find}. @throws RuntimeError `not_found` (reason `image_not_found`). */
+  require(reference: string): StoredImage {
+    const image = this.find(reference);
+    if (image === undefined) throw new RuntimeError("not_found", `no such image: ${reference}`, { reason: "image_not_found", hint: "`casemate images` lists the images" });
+    return image;
+  }
+
+  /** An image's config as its maker wrote it. */
+  readConfig(image: StoredImage): unknown {
+    const { config } = parseImageManifest(this.#readBlob(image.manifestDigest).toString());
+    return JSON.parse(this.#readBlob(config.digest).toString());
+  }
+
+  /** Lays an image out by the OCI's rules in an empty folder; its blobs are links to those of the store. */
+  writeLayout(image: StoredImage, folder: string): void {
+    const blobs = join(folder, "blobs/sha256");
+    mkdirSync(blobs, { recursive: true });
+    const manifest = this.#readBlob(image.manifestDigest);
+    for (const digest of [image.manifestDigest, ...this.#contentOf(image.manifestDigest)]) if (!existsSync(join(blobs, hexOf(digest)))) linkSync(this.#blobPath(digest), join(blobs, hexOf(digest)));
+    const mediaType = (JSON.parse(manifest.toString()) as { readonly mediaType?: string }).mediaType ?? "application/vnd.oci.image.manifest.v1+json"; // checked by contentOf
+    writeFileAtomic(join(folder, "oci-layout"), JSON.stringify({ imageLayoutVersion: "1.0.0" }));
+    writeFileAtomic(join(folder, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [{ mediaType, digest: image.manifestDigest, size: manifest.length }] }));
+  }
+
   /** Links the layers and configs that are here into a folder, by digest. Manifests not: whoever copies an image writes its own. */
   lendBlobs(folder: string): void {
     mkdirSync(folder, { recursive: true });

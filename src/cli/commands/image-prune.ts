@@ -1,0 +1,12 @@
+import type { Command } from "commander";
+import { foldersOf } from "../command.ts";
+import { confirmed, describePruned, pruneImages } from "./prune-parts.ts";
+
+export function define(command: Command): void {
+  command
+    .option("-f, --force", "do not ask")
+    .option("-a, --all", "also images that have a name")
+    .action(async ({ force, all = false }: { readonly force?: boolean; readonly all?: boolean }) => {
+      if (await confirmed(force, `all images ${all ? "that no container uses" : "without a name"}`)) process.stdout.write(describePruned([], await pruneImages(foldersOf(command), all)));
+    });
+}

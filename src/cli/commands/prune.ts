@@ -1,0 +1,16 @@
+import type { Command } from "commander";
+import { foldersOf } from "../command.ts";
+import { confirmed, describePruned, pruneContainers, pruneImages } from "./prune-parts.ts";
+
+export function define(command: Command): void {
+  command
+    .option("-f, --force", "do not ask")
+    .option("-a, --all", "also images that no container uses, not only those without a name")
+    .addHelpText("after", "\nRemoves containers that do not run, and images that nothing needs.")
+    .action(async ({ force, all = false }: { readonly force?: boolean; readonly all?: boolean }) => {
+      const folders = foldersOf(command);
+      if (!await confirmed(force, `all containers that do not run and all images ${all ? "that no container uses" : "without a name"}`)) return;
+      const containers = await pruneContainers(folders);
+      process.stdout.write(describePruned(containers, await pruneImages(folders, all)));
+    });
+}

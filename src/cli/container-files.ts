@@ -1,0 +1,29 @@
+import { ContainerFileClient } from "../host/containers/container-file-client.ts";
+import { untilSandboxGone, withOwner } from "../host/containers/end-container.ts";
+import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
+import { readPresentStatus } from "../host/store/present-status.ts";
+import { bootContainer, type LaunchOptions } from "./launch.ts";
+
+/**
+ * Works on a container's files. One that does not run gets its VM for the time of the work, and in it
+ * everything but its process; afterwards it is what it was.
+ */
+export async function withContainerFiles<T>(record: ContainerRecord, launch: LaunchOptions, work: (files: ContainerFileClient) => Promise<T>): Promise<T> {
+  const { folders } = launch;
+  const store = new ContainerStore(folders);
+  const before = readPresentStatus(store, record);
+  if (before.status === "running" || before.status === "paused") return withOwner(folders, record, async ({ owner }) => work(new ContainerFileClient(async () => owner, record.containerId)));
+  // Its end here is the end of the copy, at which nothing is to be removed.
+  const kept: ContainerRecord = { ...record, autoRemove: false, network: "none", ports: [] };
+  const { client } = await bootContainer(kept, launch, { stdin: false }, {});
+  try {
+    return await work(new ContainerFileClient(async () => client.owner, record.containerId));
+  } finally {
+    await client.owner.stop({ timeoutMs: stopTimeoutMs }); // politely: what was written must reach the disk
+    client.close();
+    await untilSandboxGone(folders, record.sandboxId);
+    store.writeStatus(record.containerId, before);
+  }
+}
+
+const stopTimeoutMs = 10_000;
