@@ -46,9 +46,9 @@ export class Podman {
     return { file: "podman", args: [...this.#storage, ...args], env: this.#env };
   }
 
-  /** Runs a container, `podman run ARGS...`. */
+  /** Runs a container, `podman run ARGS...`, with limits that may be set everywhere: its own default raises them. */
   async runContainer(args: readonly string[], okExitCodes?: readonly number[]): Promise<RunResult> {
-    return this.inCgroups(["podman", ...this.#storage, "run", "--cgroups=disabled", ...args], okExitCodes);
+    return this.inCgroups(["podman", ...this.#storage, "run", "--cgroups=disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", ...args], okExitCodes);
   }
 
   /** Runs a program that uses crun, which refuses a host with cgroups of both versions: it is shown those of version 2 alone. */

@@ -4,6 +4,7 @@
 import { closeSync, existsSync, fstatSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { RuntimeError, codeOf, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
@@ -67,6 +68,7 @@ async function main(folder: string, again: boolean): Promise<number> {
     if (record === undefined) reportFailure(error, log);
     else if (!await giveUpAdoption(error, config, giveUp.signal.aborted, log)) return exitTryAgain;
   }
+  await setImmediate(); // whoever has asked for the end has its answer first
   server.close();
   removeSandboxFolder(paths.folder);
   closeSync(lock);
