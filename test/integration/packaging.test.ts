@@ -13,7 +13,7 @@ import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
-import { shareGuest } from "../support/cli.ts";
+import { plantGuest } from "../support/guest-variant.ts";
 import { requires } from "../support/requires.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -110,7 +110,9 @@ test("an install without its Node says so", async () => {
 test("a container runs from a global install, its owner and its guest with that Node", { skip: requires("root"), timeout: 3 * bootTimeoutMs }, async () => {
   const data = mkdtempSync("/tmp/cm-");
   const casemate = async (...args: readonly string[]): Promise<string> => (await runProcess(join(prefix, "bin/casemate"), ["--root", data, ...args], { timeoutMs: bootTimeoutMs, env: { PATH: process.env["PATH"], HOME: folder, ...hostile } })).stdout.toString().trim();
-  shareGuest(data);
+  // Its own guest image, since another installation makes its own; the template is the same.
+  await plantGuest(stateFolders(data), {});
+  symlinkSync(join(stateFolders(undefined).data, "templates"), join(data, "templates"));
   try {
     await casemate("run", "-d", "--network", "none", "--name", "installed", "busybox", "sleep", "100000");
     assert.equal(await casemate("exec", "--vm", "installed", "/usr/bin/node", "--version"), `v${nodeVersion}`);
