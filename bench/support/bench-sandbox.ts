@@ -1,9 +1,9 @@
 import { spawn } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
-import { join } from "node:path";
-import { containerPaths, stateFolders } from "../../src/host/store/paths.ts";
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { containerPaths } from "../../src/host/store/paths.ts";
+import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import type { RunnableSpec } from "../../src/shared/oci/runtime-spec.ts";
-import { Casemate } from "../../test/support/cli.ts";
+import { Casemate, shareGuest } from "../../test/support/cli.ts";
 
 /** What `casemate inspect` says, as far as benches need it. */
 interface Inspected {
@@ -13,13 +13,11 @@ interface Inspected {
 
 const name = "bench";
 
-/** State folders of their own with the machine's guest image, which takes half a minute to make and never changes. */
+/** State folders of their own with the machine's guest image and templates, which take half a minute to make and never change. */
 export function makeBenchRoot(): string {
   const root = mkdtempSync("/tmp/cb-");
   chmodSync(root, 0o711); // QEMU's user passes through
-  const guest = join(stateFolders(undefined).data, "guest");
-  mkdirSync(guest, { recursive: true, mode: 0o711 });
-  symlinkSync(guest, join(root, "guest"));
+  shareGuest(root);
   return root;
 }
 
@@ -46,8 +44,7 @@ export class BenchSandbox implements AsyncDisposable {
       if (inspected === undefined) throw new Error("inspect says nothing");
       return new BenchSandbox(casemate, root, inspected);
     } catch (error) {
-      await casemate.removeAll();
-      rmSync(root, { recursive: true, force: true });
+      await giveBack(casemate, root);
       throw error;
     }
   }
@@ -75,11 +72,16 @@ export class BenchSandbox implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      await this.casemate.removeAll();
-    } finally {
-      rmSync(this.#root, { recursive: true, force: true });
-    }
+    await giveBack(this.casemate, this.#root);
+  }
+}
+
+async function giveBack(casemate: Casemate, root: string): Promise<void> {
+  try {
+    await casemate.removeAll();
+  } finally {
+    await releaseTemplateMemory(casemate.folders);
+    rmSync(root, { recursive: true, force: true });
   }
 }
 
