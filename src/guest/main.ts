@@ -62,7 +62,7 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   const storages = new Storages();
   const sandboxFiles = new SandboxFiles();
   sandboxFiles.write();
-  const crun = new Crun({ file: "crun", root: paths.crun });
+  const crun = new Crun({ file: "crun", root: paths.crun, reaper });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
   const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));
   return { containers, files, storages, events, sandboxFiles, calls: new CallsUnderWay(), log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };

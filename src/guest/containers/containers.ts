@@ -1,3 +1,4 @@
+import { rmSync, writeFileSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
@@ -235,11 +236,11 @@ export class Containers {
     const user = await lookUpUser(request.user, `/proc/${container.init.pid}/root`);
     const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
     const file = bundleFile(madeAs, `exec-${execId}.json`);
-    await writeFile(file, JSON.stringify(withContainerDefaults(process, container.spec)));
+    writeFileSync(file, JSON.stringify(withContainerDefaults(process, container.spec))); // at once: see Crun
     const cgroup = request.ownCgroup ? makeCgroup(execCgroup(container, execId)) : undefined;
     const origin = { container: container.name, execId, cgroup: container.cgroup, logFile: bundleFile(madeAs, `exec-${execId}.log`) };
-    const removeFiles = async (): Promise<void> => {
-      for (const path of [file, origin.logFile, bundleFile(madeAs, `exec-${execId}.pid`)]) await rm(path, { force: true });
+    const removeFiles = (): void => {
+      for (const path of [file, origin.logFile, bundleFile(madeAs, `exec-${execId}.pid`)]) rmSync(path, { force: true });
     };
     try {
       const started = await this.#startByCrun(origin, process, request.stdio, (files) => this.#context.crun.exec(madeAs, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
@@ -247,7 +248,7 @@ export class Containers {
       if (cgroup !== undefined) void started.ended.then(() => removeIfEmpty(cgroup));
       return started;
     } catch (error) {
-      await removeFiles();
+      removeFiles();
       if (cgroup !== undefined) removeIfEmpty(cgroup);
       throw error;
     }

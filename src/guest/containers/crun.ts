@@ -1,7 +1,9 @@
-import { readFile, rm } from "node:fs/promises";
-import { setTimeout as delay } from "node:timers/promises";
+import { readFileSync, rmSync } from "node:fs";
+import { orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
-import { startProcess, terminateGroup, type ManagedProcess, type ProcessExit } from "../../shared/linux/run-process.ts";
+import { SyscallError } from "../../shared/linux/libc.ts";
+import { spawnProgram } from "../linux/spawn-program.ts";
+import type { ProcessStatus, Reaper } from "../reaper.ts";
 import { crunFailure } from "./crun-errors.ts";
 import { spawnUnprotected } from "./oom-score.ts";
 
@@ -28,11 +30,14 @@ export interface StartFiles {
 export interface CrunOptions {
   readonly file: string;
   readonly root: string;
-  /** Further global options; tests run it without cgroups. */
-  readonly globalArgs?: readonly string[];
+  /** Waits for each crun's end, as for that of the processes it leaves. */
+  readonly reaper: Reaper;
 }
 
-/** Drives crun(1): one call is one run of the program, with a time limit. */
+/**
+ * Drives crun(1): one call is one run of the program, with a time limit. Its files are on a tmpfs,
+ * where a call at once takes a tenth of a trip through the thread pool on the guest's one CPU.
+ */
 export class Crun {
   readonly #options: CrunOptions;
 
@@ -78,11 +83,19 @@ export class Crun {
   }
 
   async #run(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Promise<void> {
-    await rm(logFile, { force: true });
-    const { file, root, globalArgs = [] } = this.#options;
-    const child = await spawnUnprotected(() => startProcess(file, ["--root", root, "--log", logFile, ...globalArgs, ...command], { env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" }, stdio: [...stdio] }));
-    const exit = await endOf(child, step);
-    if (exit.exitCode !== 0) throw crunFailure(step, await readLog(logFile));
+    rmSync(logFile, { force: true });
+    const pid = spawnUnprotected(() => this.#spawn(step, ["--log", logFile, ...command], stdio));
+    const status = await endOf(pid, this.#options.reaper.claim(pid), step);
+    if (status.exitStatus !== 0) throw crunFailure(step, readLog(logFile));
+  }
+
+  #spawn(step: string, args: readonly string[], stdio: ChildStdio): number {
+    const { file, root } = this.#options;
+    try {
+      return spawnProgram(file, ["--root", root, ...args], { env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], stdio });
+    } catch (error) {
+      throw new RuntimeError(error instanceof SyscallError && error.code === "ENOENT" ? "not_found" : "internal", `${step}: start ${file}`, { cause: error });
+    }
   }
 }
 
@@ -97,28 +110,29 @@ function startArgs({ consoleSocketPath, pidFile }: StartFiles): string[] {
   return ["--pid-file", pidFile, ...(consoleSocketPath === undefined ? [] : ["--console-socket", consoleSocketPath])];
 }
 
-async function endOf(process: ManagedProcess, step: string): Promise<ProcessExit> {
-  const limit = new AbortController();
-  const late = delay(crunTimeoutMs, "late" as const, { signal: limit.signal }).catch(() => "late" as const);
-  const exit = await Promise.race([process.exited, late]);
-  limit.abort();
-  if (exit !== "late") return exit;
-  await terminateGroup(process.child, 0);
-  throw new RuntimeError("deadline_exceeded", `${step}: crun did not end within ${crunTimeoutMs} ms`);
+async function endOf(pid: number, ended: Promise<ProcessStatus>, step: string): Promise<ProcessStatus> {
+  try {
+    return await orAbandon(ended, step, { timeoutMs: crunTimeoutMs });
+  } catch (error) {
+    if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+    process.kill(-pid, "SIGKILL"); // its group: it leads its session
+    await ended;
+    throw new RuntimeError("deadline_exceeded", `${step}: crun did not end within ${crunTimeoutMs} ms`);
+  }
 }
 
 /** The log of a crun or of a process it started; empty when it wrote none. */
-export async function readLog(logFile: string): Promise<string> {
+export function readLog(logFile: string): string {
   try {
-    return (await readFile(logFile, "utf8")).slice(-maxLogBytes);
+    return readFileSync(logFile, "utf8").slice(-maxLogBytes);
   } catch (error) {
     if (isErrnoException(error, "ENOENT")) return "";
     throw error;
   }
 }
 
-async function readPidFile(path: string): Promise<number> {
-  const pid = Number((await readFile(path, "latin1")).trim());
+function readPidFile(path: string): number {
+  const pid = Number(readFileSync(path, "latin1").trim());
   if (!Number.isSafeInteger(pid) || pid <= 1) throw new RuntimeError("internal", `read "${path}": crun left no pid`);
   return pid;
 }

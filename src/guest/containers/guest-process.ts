@@ -74,7 +74,7 @@ export class GuestProcess {
     const oomKilled = oomKillCount(this.origin.cgroup) > this.#oomKillsBefore;
     const { stdoutBytes, stderrBytes } = await this.stdio.drain();
     const { execId, logFile } = this.origin;
-    const notRunnable = logFile !== undefined && end.signal === 0 && end.exitStatus !== 0 && saysNotRunnable(await readLog(logFile));
+    const notRunnable = logFile !== undefined && end.signal === 0 && end.exitStatus !== 0 && saysNotRunnable(readLog(logFile));
     this.#exit = create(ExitSchema, {
       containerId: this.containerId, execId,
       exitStatus: notRunnable ? notRunnableStatus : end.exitStatus,
