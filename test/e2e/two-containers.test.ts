@@ -52,9 +52,9 @@ touch /srv/app/written /forbidden 2>&1 | sed 's/^/touch: /'
 exit ${exitCode}
 `;
 
-/** What root sees of the image's files; what a runtime puts into /etc, /dev and the like is its own affair. */
+/** What root sees of the image's files. Not how many links they have: overlayfs counts those in a layer below that a higher one hides. What a runtime puts into /etc, /dev and the like is its own affair. */
 const listScript = `for path in $(find /bin /becomes-folder /gone /kept /links /long /opaque /opt /srv /swap /usr /lib /absolute /etc/passwd /etc/group /etc/empty | sort); do
-  stat -c '%n %f %u:%g %h %t:%T' "$path"
+  stat -c '%n %f %u:%g %t:%T' "$path"
   [ ! -f "$path" ] || sha256sum "$path"
   [ ! -L "$path" ] || readlink "$path"
 done
@@ -180,7 +180,8 @@ test("two containers of different images in one VM, each as podman and crun show
     assert.equal(seen.exitStatus, exitCode);
 
     const podmanFiles = await byPodman(["--user", "0", "--entrypoint", "/bin/sh"], ["-c", listScript]);
-    assert.deepEqual(lines(files), lines(podmanFiles), "files as podman");
+    // Sorted: getfattr goes by the order of the folder, which is the file system's.
+    assert.deepEqual(lines(files).toSorted(), lines(podmanFiles).toSorted(), "files as podman");
     assert.ok(files.stdout.includes("security.capability=0x0100000200200000") && files.stdout.includes("user.binary=") && !files.stdout.includes("/kept/hidden"), files.stdout);
     assert.equal(files.exitStatus, 0, files.stderr);
 
