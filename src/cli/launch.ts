@@ -4,7 +4,7 @@ import { RuntimeError } from "../shared/base/errors.ts";
 import type { WaitOptions } from "../shared/base/deadline.ts";
 import { createContainer } from "../host/containers/create-container.ts";
 import { prepareHost } from "../host/containers/prepare-host.ts";
-import { prepareContainer, type PreparedContainer, type StdioPlan } from "../host/containers/start-container.ts";
+import { giveUpStart, prepareContainer, type PreparedContainer, type StdioPlan } from "../host/containers/start-container.ts";
 import type { ContainerOptions } from "../host/containers/container-options.ts";
 import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage, type PullPolicy } from "../host/storage/images/pull.ts";
@@ -91,7 +91,7 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
       await client.call(async ({ task }) => { await task.start({ id: containerId }, wait); }, doneBefore.start);
       abort?.dispose(); // from now on signals are the container's
     } catch (error) {
-      await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs */ });
+      await giveUpStart(client, record);
       throw error;
     }
   };

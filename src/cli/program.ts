@@ -28,6 +28,7 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   rename: { summary: "give a container another name", load: () => import("./commands/rename.ts") },
   restart: { summary: "stop containers and start them again", load: () => import("./commands/restart.ts") },
   prune: { summary: "remove containers that do not run, and images that nothing needs", load: () => import("./commands/prune.ts") },
+  pod: { summary: "run several containers in one VM", load: () => import("./commands/pod.ts") },
   pull: { summary: "fetch an image", load: () => import("./commands/pull.ts") },
   images: { summary: "list images", load: () => import("./commands/images.ts") },
   rmi: { summary: "remove images", load: () => import("./commands/rmi.ts") },

@@ -1,11 +1,13 @@
 import type { Command } from "commander";
+import type { PodRecord } from "../../host/store/pod-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { discard, makeContainer, runToExit, startAndFollow, type LaunchOptions } from "../launch.ts";
 import { requireTerminal } from "../terminal/session.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
 import { creation, defineRunOptions, startTimeoutOption, toContainerOptions, toStartTimeoutMs, type RunFlags } from "./run-options.ts";
 
-interface Flags extends RunFlags {
+/** What `run` and `pod run` have beyond the options of the container. */
+export interface RunCommandFlags extends RunFlags {
   readonly detach?: boolean;
   readonly detachKeys?: string;
   readonly sigProxy: boolean;
@@ -22,10 +24,19 @@ export function define(command: Command): void {
     .action(run);
 }
 
-async function run(image: string, args: readonly string[], flags: Flags, command: Command): Promise<void> {
+async function run(image: string, args: readonly string[], flags: RunCommandFlags, command: Command): Promise<void> {
+  await runContainer(image, args, flags, command, undefined);
+}
+
+/** The same in a pod's sandbox. */
+export async function runInPod(pod: PodRecord, image: string, args: readonly string[], flags: RunCommandFlags, command: Command): Promise<void> {
+  await runContainer(image, args, flags, command, pod);
+}
+
+async function runContainer(image: string, args: readonly string[], flags: RunCommandFlags, command: Command, pod: PodRecord | undefined): Promise<void> {
   const folders = foldersOf(command);
   const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
-  const options = toContainerOptions(image, args, flags, folders);
+  const options = { ...toContainerOptions(image, args, flags, folders), ...(pod !== undefined && { pod }) };
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });
   const keys = flags.detachKeys === undefined ? undefined : parseDetachKeys(flags.detachKeys);

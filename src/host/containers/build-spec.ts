@@ -1,6 +1,8 @@
 import type { OciMount, OciProcess, OciResources, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import type { TmpfsMount } from "../store/container-settings.ts";
+import { sharedPidNamespace } from "../sandbox/guest-spec.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
+import type { PodRecord } from "../store/pod-store.ts";
 import { mergeEnv } from "./container-options.ts";
 import { defaultHostname } from "./names.ts";
 
@@ -28,7 +30,7 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 const cpuPeriodMicros = 100_000;
 
 /** The OCI config of a container made by our own front ends: what docker would make of the same options, inside the guest. */
-export function buildSpec(record: ContainerRecord): RunnableSpec {
+export function buildSpec(record: ContainerRecord, pod?: PodRecord): RunnableSpec {
   const { settings = {} } = record;
   return {
     ociVersion: "1.0.2",
@@ -42,12 +44,12 @@ export function buildSpec(record: ContainerRecord): RunnableSpec {
       ...processRights(record, record.privileged),
     },
     root: { path: "rootfs", readonly: record.readOnlyRootfs },
-    mounts: [...systemMounts(record.privileged, settings.shmBytes ?? defaultShmBytes), ...(settings.tmpfs ?? []).map(tmpfsMount), ...record.volumes.map(volumeMount)],
+    mounts: [...systemMounts(record.privileged, pod === undefined ? settings.shmBytes ?? defaultShmBytes : undefined), ...(settings.tmpfs ?? []).map(tmpfsMount), ...record.volumes.map(volumeMount)],
     ...(settings.annotations && { annotations: { ...settings.annotations } }),
     linux: {
       // The VM is the boundary of network and host name, so the container shares the guest's: they can be
-      // given to a guest that was saved with the container in it.
-      namespaces: [{ type: "pid" }, { type: "ipc" }, { type: "mount" }, { type: "cgroup" }],
+      // given to a guest that was saved with the container in it. A pod's containers share IPC as well.
+      namespaces: [pod?.sharePid === true ? { type: "pid", path: sharedPidNamespace } : { type: "pid" }, ...(pod === undefined ? [{ type: "ipc" }] : []), { type: "mount" }, { type: "cgroup" }],
       resources: {
         devices: record.privileged ? [{ allow: true, access: "rwm" }] : allowedDevices,
         ...toResources(record),
@@ -135,7 +137,8 @@ function toResources({ memoryBytes, cpus, settings = {} }: ContainerRecord): Pic
 
 const defaultShmBytes = 64 * 1024 * 1024;
 
-function systemMounts(privileged: boolean, shmBytes: number): OciMount[] {
+/** `shmBytes` undefined: the sandbox's own /dev/shm, shared with the others. */
+function systemMounts(privileged: boolean, shmBytes: number | undefined): OciMount[] {
   const access = privileged ? "rw" : "ro";
   return [
     { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
@@ -144,7 +147,8 @@ function systemMounts(privileged: boolean, shmBytes: number): OciMount[] {
     { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", access] },
     { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: [access, "nosuid", "noexec", "nodev"] },
     { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"] },
-    { destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["nosuid", "noexec", "nodev", "mode=1777", `size=${shmBytes}`] },
+    shmBytes === undefined ? { destination: "/dev/shm", type: "bind", source: "/dev/shm", options: ["rbind", "rprivate", "nosuid", "noexec", "nodev"] }
+      : { destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["nosuid", "noexec", "nodev", "mode=1777", `size=${shmBytes}`] },
   ];
 }
 

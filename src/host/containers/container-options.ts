@@ -2,6 +2,7 @@ import { freemem, totalmem } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ContainerSettings } from "../store/container-settings.ts";
 import type { ContainerVolume, PublishRequest } from "../store/container-store.ts";
+import type { PodRecord } from "../store/pod-store.ts";
 
 /** What a caller may say about a new container; docker's meanings. Undefined: the image's word, or docker's default. */
 export interface ContainerOptions {
@@ -29,6 +30,8 @@ export interface ContainerOptions {
   readonly stopSignal?: string;
   readonly stopTimeoutMs?: number;
   readonly coldBoot?: boolean;
+  /** Put the container into this pod's sandbox. */
+  readonly pod?: PodRecord;
   /** `init`: a first process that collects orphans. `idle`: one that does nothing, instead of the command. */
   readonly init?: "init" | "idle";
   readonly settings?: ContainerSettings;

@@ -23,11 +23,12 @@ const nameTries = 10;
 /** Makes a container on disk; nothing runs yet. The name is claimed here. */
 export function createContainer(folders: StateFolders, options: ContainerOptions, image: ContainerImage): ContainerRecord {
   checkResources(options);
+  if (options.pod !== undefined && (options.ports?.length ?? 0) > 0) throw new RuntimeError("invalid_argument", "a pod's ports are published by the pod", { reason: "option_refused", hint: "give -p to casemate pod create" });
   const store = new ContainerStore(folders);
   for (let tries = 1; ; tries++) {
     const record = toRecord(options, image, options.name ?? newContainerName());
     try {
-      store.create(record, buildSpec(record));
+      store.create(record, buildSpec(record, options.pod));
       return record;
     } catch (error) {
       if (options.name !== undefined || tries >= nameTries || !(RuntimeError.is(error) && error.reason === "name_taken")) throw error;
@@ -42,13 +43,13 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
   const entrypoint = options.entrypoint === undefined ? config.entrypoint : options.entrypoint === "" ? [] : [options.entrypoint];
   const command = options.command.length > 0 || options.entrypoint !== undefined ? options.command : config.cmd;
   if (entrypoint.length + command.length === 0 && options.init !== "idle") throw new RuntimeError("invalid_argument", `image "${options.image}" names no command`, { reason: "no_command", hint: "give a command after the image" });
-  const network = options.network ?? "user";
+  const network = options.pod?.network ?? options.network ?? "user";
   const ports = [...options.ports ?? [], ...(options.publishAll ? publishExposed(config.exposedPorts) : [])];
   if (network === "none" && ports.length > 0) throw new RuntimeError("invalid_argument", "ports cannot be published with --network none", { reason: "no_network", hint: "leave out --network none or -p" });
   return {
     version: 1,
     containerId,
-    sandboxId: newSandboxId(),
+    sandboxId: options.pod?.sandboxId ?? newSandboxId(),
     name,
     createdAtUnixMs: Date.now(),
     image: options.image,
@@ -75,6 +76,7 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
     stopTimeoutMs: options.stopTimeoutMs ?? defaultStopTimeoutMs,
     labels: { ...config.labels, ...options.labels },
     coldBoot: options.coldBoot ?? false,
+    ...(options.pod !== undefined && { pod: options.pod.name }),
     ...(options.init !== undefined && { init: options.init }),
     ...(options.settings !== undefined && Object.keys(options.settings).length > 0 && { settings: options.settings }),
   };

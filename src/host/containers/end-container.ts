@@ -38,7 +38,9 @@ async function signalProcess(client: OwnerClient, id: string, signal: number): P
 /** Asks a container to end, and kills it after the time; when this returns its sandbox is gone. A container that does not run is fine. */
 export async function stopContainer(folders: StateFolders, record: ContainerRecord, options: { readonly timeoutMs: number; readonly signal?: number }): Promise<void> {
   const { status } = readPresentStatus(new ContainerStore(folders), record);
-  if (status !== "running" && status !== "paused") return untilSandboxGone(folders, record.sandboxId);
+  // A pod goes on without this container of it.
+  const untilGone = async (): Promise<void> => (record.pod === undefined ? untilSandboxGone(folders, record.sandboxId) : undefined);
+  if (status !== "running" && status !== "paused") return untilGone();
   try {
     await withOwner(folders, record, async (client) => {
       const { containerId: id } = record;
@@ -57,7 +59,7 @@ export async function stopContainer(folders: StateFolders, record: ContainerReco
   } catch (error) {
     if (!RuntimeError.is(error, "unavailable")) throw error; // the sandbox ended under us, which was the point
   }
-  await untilSandboxGone(folders, record.sandboxId);
+  await untilGone();
 }
 
 /** Waits for a container's end. Returns its exit code; of one that does not run, the last one. */
@@ -84,19 +86,37 @@ export async function removeContainer(folders: StateFolders, record: ContainerRe
   if (!options.force && (status === "running" || status === "paused")) {
     throw new RuntimeError("failed_precondition", `remove container "${record.name}": it is ${status}`, { reason: "container_running", hint: `stop it first, or force it with "casemate rm -f ${record.name}"` });
   }
-  if (options.force) await endSandbox(folders, record);
-  await untilSandboxGone(folders, record.sandboxId);
+  if (record.pod !== undefined) {
+    await leavePod(folders, record);
+  } else {
+    if (options.force) await endSandbox(folders, record);
+    await untilSandboxGone(folders, record.sandboxId);
+  }
   store.remove(record);
 }
 
+/** Ends a container of a pod, and takes it out of the pod's sandbox if that is up. */
+async function leavePod(folders: StateFolders, record: ContainerRecord): Promise<void> {
+  const id = record.containerId;
+  try {
+    await withOwner(folders, record, async (client) => {
+      await ignoreEnded(signalProcess(client, id, constants.signals.SIGKILL));
+      await orAbandon(ignoreEnded(client.task.wait({ id })), `kill container "${record.name}"`, { timeoutMs: killTimeoutMs });
+      await ignoreEnded(client.task.delete({ id }));
+    });
+  } catch (error) {
+    if (!RuntimeError.is(error, "unavailable")) throw error; // the sandbox is gone, and the container with it
+  }
+}
+
 /** Ends what there is of a sandbox whose start has failed or was given up; when this returns it is gone. */
-export async function abandonSandbox(folders: StateFolders, record: ContainerRecord): Promise<void> {
+export async function abandonSandbox(folders: StateFolders, record: Pick<ContainerRecord, "sandboxId">): Promise<void> {
   await endSandbox(folders, record);
   await untilSandboxGone(folders, record.sandboxId);
 }
 
 /** Ends a container's sandbox by force, whatever state its owner is in. */
-async function endSandbox(folders: StateFolders, record: ContainerRecord): Promise<void> {
+async function endSandbox(folders: StateFolders, record: Pick<ContainerRecord, "sandboxId">): Promise<void> {
   const { ownerLock } = sandboxPaths(folders, record.sandboxId);
   if (!isFlocked(ownerLock)) return; // what a dead owner held is given back by whoever waits for the end
   try {
@@ -116,7 +136,7 @@ export function requireRunning(folders: StateFolders, record: ContainerRecord, w
 }
 
 /** Runs work with a connection to the container's owner. */
-export async function withOwner<T>(folders: StateFolders, record: ContainerRecord, work: (client: OwnerClient) => Promise<T>): Promise<T> {
+export async function withOwner<T>(folders: StateFolders, record: Pick<ContainerRecord, "sandboxId">, work: (client: OwnerClient) => Promise<T>): Promise<T> {
   const client = await connectOwner(folders, record.sandboxId);
   try {
     return await work(client);

@@ -11,12 +11,14 @@ import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
 import { startOwner } from "../control/start-owner.ts";
-import { sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { bootMemoryBytes, sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
-import { containerPaths, type StateFolders } from "../store/paths.ts";
+import { containerPaths, isRootful, type StateFolders } from "../store/paths.ts";
+import { PodStore } from "../store/pod-store.ts";
 import { readPresentStatus } from "../store/present-status.ts";
 import { abandonSandbox, untilSandboxGone } from "./end-container.ts";
 import { writeEtcFiles } from "./etc-files.ts";
+import { podRuns, whileStartingPod } from "./pods.ts";
 import { notePreparable, preparable, takePrepared } from "./prepared-image.ts";
 
 /** An owner that dies each time has a reason; its log is in the error. */
@@ -58,16 +60,12 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const { folders } = setup;
   const status = readPresentStatus(new ContainerStore(folders), record);
   if (status.status === "running" || status.status === "paused") throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
-  if (status.status === "exited") await untilSandboxGone(folders, record.sandboxId);
+  if (status.status === "exited" && record.pod === undefined) await untilSandboxGone(folders, record.sandboxId);
   for (const volume of record.volumes) prepareVolumeSource(volume); // before anything starts: the commonest mistake
   const deadline = Deadline.after(options.timeoutMs);
   const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
   const disk = containerPaths(folders, record.containerId).disk;
-  const like = preparable(record, setup, stdio.stdin);
-  const prepared = like === undefined ? undefined : await takePrepared(record, setup, like);
-  const config = sandboxConfig(record, setup);
-  const warnings = await startWithDisk(record, setup, like !== undefined && prepared !== undefined ? { ...config, template: like.key, prepared } : config, disk, remaining());
-  if (like !== undefined && prepared === undefined) await notePreparable(record, setup, stdio.stdin, like);
+  const warnings = record.pod === undefined ? await startOwnSandbox(record, setup, stdio, disk, remaining()) : await joinPod(record, record.pod, setup, disk, remaining());
   const client = await connectOwner(folders, record.sandboxId);
   try {
     await options.onConnected?.(client);
@@ -83,7 +81,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
         ...(stdio.terminalSize && { terminalSize: { ...stdio.terminalSize } }),
         containerFolder: containerPaths(folders, record.containerId).folder,
         autoRemove: record.autoRemove,
-        lastOneOut: true,
+        lastOneOut: record.pod === undefined,
         guestEtcFiles: true,
         init: record.init === "init",
         idle: record.init === "idle",
@@ -96,10 +94,45 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
     if (record.settings !== undefined) await writeEtcFiles(client, record);
     return { client, warnings };
   } catch (error) {
-    await client.owner.stop({ timeoutMs: 0 }).catch(() => { /* the first error is what the user needs; the owner logs its own */ });
+    await giveUpStart(client, record);
     client.close();
     throw error;
   }
+}
+
+/** Ends what a start that failed has left: the sandbox, or in a pod the container. */
+export async function giveUpStart(client: OwnerClient, record: ContainerRecord): Promise<void> {
+  const work = record.pod === undefined ? client.owner.stop({ timeoutMs: 0 }) : client.task.delete({ id: record.containerId });
+  await work.catch(() => { /* the first error is what the user needs; the owner logs its own */ });
+}
+
+/** Starts the container's own sandbox, from a template with the very same container if there is one. */
+async function startOwnSandbox(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, disk: string, wait: WaitOptions): Promise<readonly string[]> {
+  const like = preparable(record, setup, stdio.stdin);
+  const prepared = like === undefined ? undefined : await takePrepared(record, setup, like);
+  const config = sandboxConfig(record, setup);
+  const warnings = await startWithDisk(record, setup, like !== undefined && prepared !== undefined ? { ...config, template: like.key, prepared } : config, disk, wait);
+  if (like !== undefined && prepared === undefined) await notePreparable(record, setup, stdio.stdin, like);
+  return warnings;
+}
+
+/** Starts the pod's sandbox unless it is up; a former run of the container leaves it. */
+async function joinPod(record: ContainerRecord, podName: string, setup: HostSetup, disk: string, wait: WaitOptions): Promise<readonly string[]> {
+  const pod = new PodStore(setup.folders).find(podName);
+  const warnings = await whileStartingPod(setup.folders, podName, async () => {
+    if (podRuns(setup.folders, pod)) return [];
+    return startSandbox(record, setup, sandboxConfig(record, setup), wait);
+  }, wait);
+  await ensureWritableLayer(setup.folders, disk, wait);
+  const client = await connectOwner(setup.folders, record.sandboxId);
+  try {
+    await client.task.delete({ id: record.containerId });
+  } catch (error) {
+    if (!RuntimeError.is(error, "not_found")) throw error;
+  } finally {
+    client.close();
+  }
+  return warnings;
 }
 
 /** Side by side: the disk is small work, the boot is long. */
@@ -141,20 +174,23 @@ function highestCpu(cpuset: string): number {
 
 function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig {
   const { guestImage } = setup;
+  const pod = record.pod === undefined ? undefined : new PodStore(setup.folders).find(record.pod);
   return {
     version: 1,
     sandboxId: record.sandboxId,
     folders: setup.folders,
-    hostname: record.hostname,
+    hostname: pod?.name ?? record.hostname,
     accelerator: setup.accelerator,
     kernelPath: guestImage.kernelPath,
     initramfsPath: guestImage.initramfsPath,
     rootImagePath: guestImage.rootImagePath,
-    memoryBytes: sandboxMemoryBytes(record.memoryBytes),
-    vcpuCount: Math.max(1, Math.ceil(record.cpus), highestCpu(record.settings?.cpuset ?? "") + 1),
-    shares: record.volumes.length > 0,
+    // A pod grows with each container, and any of them may bring volumes.
+    memoryBytes: pod === undefined ? sandboxMemoryBytes(record.memoryBytes) : bootMemoryBytes,
+    vcpuCount: pod === undefined ? Math.max(1, Math.ceil(record.cpus), highestCpu(record.settings?.cpuset ?? "") + 1) : 1,
+    shares: pod === undefined ? record.volumes.length > 0 : isRootful(),
+    ...(pod !== undefined && { ending: pod.ending }),
     network: record.network,
-    ports: record.ports,
+    ports: pod?.ports ?? record.ports,
     template: setup.template,
     startTimeoutMs: setup.startTimeoutMs,
     debug: setup.debug,

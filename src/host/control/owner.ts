@@ -26,6 +26,8 @@ const idleTimeoutMs = 30_000;
 const clockSkewNanos = 5_000_000_000n;
 const SIGKILL = 9;
 const killTimeoutMs = 10_000;
+/** Longest removal of one container from a sandbox that goes on. */
+const podDeleteTimeoutMs = 30_000;
 /** Longest config.json we read; Kubernetes' are some 100 KiB. */
 const maxSpecBytes = 4 * 1024 * 1024;
 
@@ -58,6 +60,8 @@ export class Owner {
   #lastDetached: (() => void) | undefined;
   #sandbox: Sandbox | undefined;
   #over = false;
+  /** The pod's main container, for a sandbox that ends with it. */
+  #firstContainer: string | undefined;
 
   /** `giveUp` ends a start that is still under way. */
   constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger, options: { readonly sandboxId: string; readonly adopting: boolean }) {
@@ -95,6 +99,7 @@ export class Owner {
     const unixNanos = BigInt(Math.round((performance.timeOrigin + performance.now()) * 1e3)) * 1_000n;
     this.events.publish({ ...event, unixNanos });
     this.#appendEvent(event, unixNanos);
+    if (event.action === "create") this.#firstContainer ??= event.containerId;
     if (event.action === "die") this.#containerEnded(event.containerId);
     this.#countExecs(event);
     this.#considerIdle();
@@ -232,7 +237,7 @@ export class Owner {
   /** A sandbox that runs nothing and that nobody is connected with was left behind by a caller that died. */
   #considerIdle(): void {
     clearTimeout(this.#idleTimer);
-    if (this.#connections > 0 || this.#sandbox === undefined) return;
+    if (this.#connections > 0 || this.#sandbox === undefined || this.#sandbox.config.ending === "stop") return;
     if ([...this.#sandbox.containers.values()].some(({ state }) => state === "running" || state === "paused")) return;
     this.#idleTimer = setTimeout(() => {
       this.log.info("nobody uses this sandbox");
@@ -285,16 +290,33 @@ export class Owner {
   /** The last container has ended: clients get its end, then the sandbox goes. `returnMs`: they may still have to come. */
   #containerEnded(containerId: string, returnMs = 0): void {
     const backing = this.#sandbox?.containers.get(containerId)?.backing;
-    if (backing?.lastOneOut !== true) return;
+    if (backing === undefined) return;
+    const inPod = this.#sandbox?.config.ending !== undefined;
+    if (!inPod && !backing.lastOneOut) return;
     void (async () => {
       if (returnMs > 0) await delay(returnMs);
       if (this.#attachedClients > 0) {
         const gone = new Promise<void>((resolve) => { this.#lastDetached = resolve; });
         await orAbandon(gone, "clients", { timeoutMs: lingerMs }).catch(() => this.log.info("a client did not leave in time"));
       }
+      if (inPod) return this.#endInPod(containerId);
       // A container that is thrown away needs no orderly end: its disk goes with it.
       await this.finish(backing.autoRemove ? 0 : 5_000);
     })();
+  }
+
+  /** A container of a pod gives back what it held; whether the sandbox ends with it was decided when the pod was made. */
+  async #endInPod(containerId: string): Promise<void> {
+    const sandbox = this.#sandbox;
+    if (sandbox === undefined) return;
+    const others = [...sandbox.containers.values()].filter((container) => container.containerId !== containerId && container.state !== "stopped");
+    const { ending } = sandbox.config;
+    if ((ending === "first" && containerId === this.#firstContainer) || (ending === "last" && others.length === 0)) return this.finish(5_000);
+    try {
+      await sandbox.deleteContainer(containerId, { timeoutMs: podDeleteTimeoutMs });
+    } catch (error) {
+      if (!RuntimeError.is(error, "not_found")) this.log.warn("container not removed", { containerId, error: describeError(error) });
+    }
   }
 
   #removeFiles(container: Container): void {

@@ -11,7 +11,7 @@ import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { SandboxShares } from "./drivers.ts";
 import type { PreparedClone } from "./sandbox-config.ts";
 import type { SandboxRoom } from "./sandbox-room.ts";
-import { guestPaths, hostMounts, toGuestSpec, type InitKind } from "./guest-spec.ts";
+import { guestPaths, hostMounts, sharesPid, toGuestSpec, type InitKind } from "./guest-spec.ts";
 import { GuestProcess } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
 import type { Ledger } from "../store/ledger.ts";
@@ -52,6 +52,8 @@ export interface ContainerContext {
   /** Undefined when the sandbox was made without shares. */
   readonly shares: SandboxShares | undefined;
   nextStreamId(): number;
+  /** Where in the guest the PID namespace is that containers share; undefined: the next one makes it. */
+  sharedPidNamespace(): string | undefined;
   /** Removes the container from the guest, whatever it is doing there; "not there" is success. */
   removeFromGuest(containerId: string): Promise<void>;
 }
@@ -241,7 +243,7 @@ async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<
   const { containerId, io: { terminal, stdin }, terminalSize } = request;
   openInit(build);
   const { storages, rootPath } = rootStorages(containerId, build.disks, build.rootShare);
-  const spec = toGuestSpec(request.spec, { rootPath, guestSources: build.sources, etcFiles: request.guestEtcFiles, init: request.init ?? "none" });
+  const spec = toGuestSpec(request.spec, { rootPath, guestSources: build.sources, etcFiles: request.guestEtcFiles, init: request.init ?? "none", ...(sharesPid(request.spec) && { pidNamespace: context.sharedPidNamespace() }) });
   undo.add("container in the guest", () => context.removeFromGuest(containerId));
   const { pid } = await context.connection.guest.createContainer({
     containerId,

@@ -1,4 +1,5 @@
-import { statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { OciMount, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 
@@ -23,6 +24,11 @@ export type InitKind = "none" | "init" | "idle";
 const initPath = "/dev/casemate/init", idlePath = "/dev/casemate/sleep";
 const programMount = (destination: string, source: string): OciMount => ({ destination, type: "bind", source, options: ["bind", "rprivate", "ro", "nosuid"] });
 
+/** In a spec, the path of the PID namespace that containers of one sandbox share; which one that is shows when they are made. */
+export const sharedPidNamespace = "casemate:shared";
+/** A bind mount there means the sandbox's own, which all containers that ask for it share. */
+const shmPath = "/dev/shm";
+
 /** Files the agent writes for the sandbox, which containers see in /etc as docker's do. */
 const etcFiles = ["hosts", "hostname", "resolv.conf"] as const;
 /** Where a container sees the number that tells of a clone (docs/templates.md): in /dev, which is not part of its root file system. */
@@ -43,14 +49,17 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
   readonly guestSources: ReadonlyMap<OciMount, string>;
   readonly etcFiles: boolean;
   readonly init: InitKind;
+  /** The PID namespace to join; undefined: one of its own, which others may join. */
+  readonly pidNamespace?: string | undefined;
 }): RunnableSpec {
   const mounts = (spec.mounts ?? []).map((mount) => {
-    const source = guest.guestSources.get(mount);
+    const source = isBind(mount) && mount.destination === shmPath ? shmPath : guest.guestSources.get(mount);
     return source === undefined ? mount : { ...mount, type: "bind", source };
   });
   const missing = guest.etcFiles ? etcFiles.filter((name) => !mounts.some(({ destination }) => destination === `/etc/${name}` || destination === "/etc")) : [];
   const sandboxFile = (name: string, destination: string, access: string): OciMount => ({ destination, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", access] });
-  const namespaces = (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "network" && type !== "time").map(({ type }) => ({ type }));
+  const namespaces = (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "network" && type !== "time")
+    .map(({ type }) => (type === "pid" && guest.pidNamespace !== undefined ? { type, path: guest.pidNamespace } : { type }));
   return {
     ...spec,
     process: withInit(spec.process, guest.init),
@@ -72,12 +81,30 @@ function initMounts(init: InitKind): OciMount[] {
   return [programMount(initPath, "/usr/bin/tini-static"), ...(init === "idle" ? [programMount(idlePath, "/usr/bin/busybox")] : [])];
 }
 
+function isBind({ type, options = [] }: OciMount): boolean {
+  return type === "bind" || options.includes("bind") || options.includes("rbind");
+}
+
+/** True for a container that shares one PID namespace with others of its sandbox. */
+export function sharesPid(spec: RunnableSpec): boolean {
+  return (spec.linux?.namespaces ?? []).some(({ type, path }) => type === "pid" && path === sharedPidNamespace);
+}
+
+/** The same for a container that was made earlier, from its bundle; one without a bundle shares nothing. */
+export function bundleSharesPid(bundle: string): boolean {
+  try {
+    return sharesPid(JSON.parse(readFileSync(join(bundle, "config.json"), "utf8")) as RunnableSpec); // it was checked when the container was made
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return false;
+    throw RuntimeError.wrap(error, `read the spec in "${bundle}"`);
+  }
+}
+
 function isHostMount(mount: OciMount): boolean {
-  const { source = "", destination, options = [] } = mount;
-  const isBind = mount.type === "bind" || options.includes("bind") || options.includes("rbind");
-  if (!isBind || source === "") return false;
+  const { source = "", destination } = mount;
+  if (!isBind(mount) || source === "") return false;
   // /proc and /sys are the guest's; /dev/shm is made in the guest; a device node's guest twin is used.
-  if (/^\/(proc|sys)(\/|$)/.test(source) || destination === "/dev/shm") return false;
+  if (/^\/(proc|sys)(\/|$)/.test(source) || destination === shmPath) return false;
   return !isHostDevice(source);
 }
 

@@ -22,6 +22,8 @@ export interface SandboxConfig {
   readonly shares: boolean;
   readonly network: "none" | "user";
   readonly ports: readonly PublishRequest[];
+  /** Of a pod: when the sandbox ends by itself. Undefined: as its containers' options say. */
+  readonly ending?: "last" | "first" | "stop";
   /** Key of the template to start from; undefined: boot cold. */
   readonly template?: string | undefined;
   /** The container that waits in the template, when there is one. */

@@ -17,6 +17,8 @@ import type { AgentClient } from "../agent-client/agent-client.ts";
 import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
+
+import { bundleSharesPid } from "./guest-spec.ts";
 import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
@@ -216,7 +218,7 @@ export class Sandbox {
       const { containerId } = request;
       this.#requireRunning(`create container "${containerId}"`);
       if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
-      const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, removeFromGuest: (id: string) => this.#removeFromGuest(id) };
+      const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, sharedPidNamespace: () => this.#sharedPidNamespace(), removeFromGuest: (id: string) => this.#removeFromGuest(id) };
       const container = await Container.create(request, context, this.#steps(`create container "${containerId}"`, options), this.#prepared?.containerId === containerId ? this.#prepared : undefined);
       this.containers.set(containerId, container);
       this.#emit("create", containerId);
@@ -497,6 +499,12 @@ export class Sandbox {
     } catch (error) {
       if (!RuntimeError.is(error, "not_found") && !RuntimeError.is(error, "unavailable")) throw error;
     }
+  }
+
+  /** That of the oldest container which shares and is not over: its first process is the namespace's. */
+  #sharedPidNamespace(): string | undefined {
+    const leader = [...this.containers.values()].find(({ bundle, state }) => state !== "stopped" && bundleSharesPid(bundle));
+    return leader === undefined ? undefined : `/proc/${leader.init.guestPid}/ns/pid`;
   }
 
   #steps(operation: string, options: WaitOptions): Steps {

@@ -76,6 +76,8 @@ export interface ContainerRecord {
   readonly labels: Readonly<Record<string, string>>;
   /** Boot cold instead of from a template. */
   readonly coldBoot: boolean;
+  /** The pod it is in; undefined: its sandbox is its own. */
+  readonly pod?: string;
   /** A first process of ours (docker's --init), or one that does nothing instead of the image's; undefined: neither. */
   readonly init?: "init" | "idle" | undefined;
   readonly settings?: ContainerSettings | undefined;
