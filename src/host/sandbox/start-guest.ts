@@ -10,6 +10,8 @@ import { orSilence } from "./vm-death.ts";
 
 /** A restored guest answers within 0.1 s under emulation; one that takes this long hangs. */
 const restoreTimeoutMs = 10_000;
+/** No guest boots in less: a caller with less time left gets the error at once. */
+const leastBootMs = 500;
 
 /** Connects to the agent, and gives the guest what it must not share with others that began as the same bytes: before anything of the user's runs. */
 const meetGuestSteps: readonly Step<SandboxBuild>[] = [
@@ -45,7 +47,7 @@ export async function startGuest(build: SandboxBuild, log: Logger): Promise<void
       });
       return;
     } catch (error) {
-      if (steps.signal?.aborted === true || steps.deadline.expired) throw error;
+      if (steps.signal?.aborted === true || steps.deadline.remainingMs < leastBootMs) throw error;
       // What is to be saved again with more in it is of no use from a cold boot.
       if (config.pristine === true) throw error;
       log.warn("template not used, booting cold", { template: config.template, error: describeError(error) });
