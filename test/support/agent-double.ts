@@ -50,6 +50,10 @@ export class AgentDouble {
   stats: MessageInitShape<typeof StatsContainerResponseSchema> = {};
   /** Resources that containers were updated to. */
   readonly updates: (LinuxResources | undefined)[] = [];
+  /** What becomes of a packet on its way to the host: other bytes, several, none. */
+  tamper: (packet: Buffer) => Buffer[] = (packet) => [packet];
+  /** Answers such a call with that instead of doing anything. */
+  readonly lies = new Map<string, object>();
   /** False: processes survive every signal. */
   obeysSignals = true;
 
@@ -57,8 +61,8 @@ export class AgentDouble {
   static async listen(sockets: PortSockets, options: { readonly greets?: boolean } = {}): Promise<AgentDouble> {
     const double = new AgentDouble();
     const server = new TtrpcServer();
-    server.addService(AgentService, double.#agentService());
-    server.addService(Guest, double.#guestService());
+    server.addService(AgentService, double.#lying(double.#agentService()));
+    server.addService(Guest, double.#lying(double.#guestService()));
     const greets = options.greets ?? true;
     await double.#listen(sockets.controlSocket, greets, (link) => { server.serve(linkAsDuplex(link)).catch(() => { /* the host has gone */ }); });
     await double.#listen(sockets.dataSocket, greets, (link) => double.#mux.attach(link));
@@ -132,7 +136,7 @@ export class AgentDouble {
           else link?.close();
           if (found.type !== "session") continue;
           socket.write(encodeHelloAnswer(found.sessionId));
-          link = new PacketLink(socket, found.sessionId);
+          link = new PacketLink({ write: (packet) => this.tamper(Buffer.from(packet)).every((bytes) => socket.write(bytes)) }, found.sessionId);
           onSession(link);
         }
       });
@@ -154,6 +158,17 @@ export class AgentDouble {
     if (delayMs !== undefined) this.#busy = delay(delayMs);
     await this.#busy;
     if (this.#hanging.has(method)) await new Promise(() => { /* for ever */ });
+  }
+
+  /** The methods, each with its lie before it. */
+  #lying<T extends object>(service: T): T {
+    const methods = Object.entries(service) as [string, (...args: readonly unknown[]) => unknown][]; // a service is methods
+    return Object.fromEntries(methods.map(([name, method]) => [name, (...args: readonly unknown[]) => this.lies.get(name) ?? method(...args)])) as T; // the same names
+  }
+
+  /** Puts an event into the log as it is. */
+  appendEvent(kind: Parameters<EventLog["append"]>[0]): void {
+    this.#events.append(kind);
   }
 
   #process(containerId: string, execId: string): DoubleProcess {

@@ -12,7 +12,7 @@ export function define(command: Command): void {
     .action(async (name: string) => {
       const folders = foldersOf(command);
       const processes = await listProcesses(folders, new ContainerStore(folders).find(name));
-      process.stdout.write(formatTable(["USER", "PID", "PPID", "TTY", "TIME", "CMD"], processes.map(({ user, pid, parentPid, terminal, time, command: args }) => [user, String(pid), String(parentPid), terminal, time, args])));
+      process.stdout.write(formatTable(["USER", "PID", "PPID", "TTY", "STAT", "CMD"], processes.map(({ user, pid, parentPid, terminal, state, command: args }) => [user, String(pid), String(parentPid), terminal, state, args])));
       await exitWith(0);
     });
 }

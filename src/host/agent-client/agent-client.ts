@@ -5,6 +5,7 @@ import { StdioMux } from "../../shared/channel/stdio-mux.ts";
 import { AgentService } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import { Guest } from "../../shared/protocol/gen/casemate_pb.ts";
 import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
+import { checkedClient } from "./checked-client.ts";
 import type { ProcessStreams } from "./process-streams.ts";
 import { openPort } from "./transport.ts";
 
@@ -37,7 +38,7 @@ export async function connectAgent(sockets: { readonly controlSocket: string; re
       close();
       return error;
     });
-    return { agent: createServiceClient(AgentService, client), guest: createServiceClient(Guest, client), streams: (streamId) => muxStreams(mux, streamId), closed, close };
+    return { agent: checkedClient(AgentService, createServiceClient(AgentService, client)), guest: checkedClient(Guest, createServiceClient(Guest, client)), streams: (streamId) => muxStreams(mux, streamId), closed, close };
   } catch (error) {
     control.close();
     throw error;

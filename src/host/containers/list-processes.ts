@@ -16,12 +16,13 @@ export interface ListedProcess {
   readonly pid: number;
   readonly parentPid: number;
   readonly terminal: string;
-  readonly time: string;
+  /** As ps writes it: S sleeping, R running, Z ended, ... */
+  readonly state: string;
   readonly command: string;
 }
 
 /** The guest's ps has these, each without blanks but for the last. */
-const columns = "user,pid,ppid,tty,time,args";
+const columns = "user,pid,ppid,tty,stat,args";
 /** More is no list of processes. */
 const maxListBytes = 4 * 1024 * 1024;
 
@@ -35,11 +36,11 @@ export async function listProcesses(folders: StateFolders, record: ContainerReco
   });
 }
 
-/** Parses the lines of `ps -o user,pid,ppid,tty,time,args` below its heading. */
+/** Parses the lines of `ps -o user,pid,ppid,tty,stat,args` below its heading. */
 export function parseProcesses(text: string): ListedProcess[] {
   return text.split("\n").slice(1).flatMap((line) => {
-    const [, user, pid, parentPid, terminal, time, command] = /^\s*(\S+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(\S+)\s+(.*\S)\s*$/.exec(line) ?? [];
-    return user === undefined ? [] : [{ user, pid: Number(pid), parentPid: Number(parentPid), terminal: terminal ?? "", time: time ?? "", command: command ?? "" }];
+    const [, user, pid, parentPid, terminal, state, command] = /^\s*(\S+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(\S+)\s+(.*\S)\s*$/.exec(line) ?? [];
+    return user === undefined ? [] : [{ user, pid: Number(pid), parentPid: Number(parentPid), terminal: terminal ?? "", state: state ?? "", command: command ?? "" }];
   });
 }
 

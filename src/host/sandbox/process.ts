@@ -61,15 +61,21 @@ export class GuestProcess {
 
   /**
    * Takes the end. It is announced to waiters only when all output has been delivered, or when that
-   * takes too long, and after `record` has put it on disk. Later calls change nothing.
+   * takes too long, and after `record` has put it on disk. Later calls change nothing, but one whose end
+   * was not the process's own, such as the VM's, ends the wait for output. True: this was the first call.
    */
-  async finish(end: ProcessEnd, record: (end: ProcessEnd) => void = () => undefined): Promise<void> {
-    if (this.#ending) return;
+  async finish(end: ProcessEnd, record: (end: ProcessEnd) => void = () => undefined): Promise<boolean> {
+    if (this.#ending) {
+      if (end.reason !== "") await this.io.close();
+      await this.#ended.promise;
+      return false;
+    }
     this.#ending = true;
     if (end.reason === "") await this.#drain();
     await this.io.close();
     record(end);
     this.#ends(end);
+    return true;
   }
 
   #ends(end: ProcessEnd): void {

@@ -14,6 +14,7 @@ import { execRecordName, type SandboxRecord, type SavedContainer, type SavedExec
 import { adoptSandbox, processKey, saveEnd, type SandboxAdoption } from "./adopt-sandbox.ts";
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
+import { EventOrder } from "../agent-client/event-order.ts";
 import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
@@ -40,6 +41,8 @@ const containerStopTimeoutMs = 10_000;
 /** How long the end of an exec that nobody deletes is kept. */
 const execLingerMs = 10_000;
 const SIGKILL = 9;
+/** A guest's clock is set every minute, and drifts by less than a second meanwhile; an event may have waited for an owner. */
+const maxClockErrorNanos = 24n * 3_600n * 1_000_000_000n;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
 const lostExitStatus = 137;
 
@@ -535,13 +538,16 @@ export class Sandbox {
   }
 
   async #followEvents(): Promise<void> {
+    const order = new EventOrder(this.#acknowledged);
     try {
       for await (const event of this.#connection.guest.events({ afterSequence: this.#acknowledged })) {
+        if (!order.accept(event.sequence)) continue;
         // Not awaited: a slow drain of one process must not hold up the exits of the others.
         void this.#handle(event).catch((error: unknown) => this.#context.log.error("event not handled", { error: describeError(error) }));
       }
     } catch (error) {
-      this.#context.log.debug("agent events ended", { error: describeError(error) });
+      // Nobody can tell what else such a guest says; its sandbox ends, and no other.
+      this.#context.log[RuntimeError.is(error, "data_loss") ? "error" : "debug"]("agent events ended", { error: describeError(error) });
     }
     // Without its agent a running VM is of no use to anybody: its processes can be neither seen nor stopped.
     if (this.#stopping === undefined && !this.#saved) await this.vm.kill();
@@ -552,7 +558,7 @@ export class Sandbox {
     if (kind.case === "exit") {
       const { containerId, execId, exitStatus, exitedAtUnixNanos, oomKilled, signal } = kind.value;
       const processes = containerId === "" ? this.vmProcesses.get(execId) : this.#find(containerId, execId);
-      if (processes !== undefined) await this.#finish(processes, { exitStatus: exitStatus & 0xff, exitedAtUnixNanos, oomKilled, signal, reason: "" });
+      if (processes !== undefined) await this.#finish(processes, { exitStatus, exitedAtUnixNanos: plausibleTime(exitedAtUnixNanos), oomKilled, signal, reason: "" });
     } else if (kind.case === "oom") {
       this.#emit("oom", kind.value.containerId);
     }
@@ -575,13 +581,13 @@ export class Sandbox {
   async #finish(process: GuestProcess, end: ProcessEnd): Promise<void> {
     if (process.end !== undefined) return;
     const container = process.execId === "" ? this.containers.get(process.containerId) : undefined;
-    await process.finish(end, (recorded) => {
+    const first = await process.finish(end, (recorded) => {
       container?.moveTo("stopped");
       if (container !== undefined) this.#context.recordEnd(container, recorded);
       // The first one is durable already when the container has a folder with its status.
       this.#note(container === undefined ? "exec" : "container", container?.containerId ?? processKey(process), (saved) => withFields(saved, { end: saveEnd(recorded) }), container === undefined || container.backing.containerFolder === "");
     });
-    this.#emit(process.execId === "" ? "die" : "exec_die", process.containerId, process.execId, { exitCode: String(end.exitStatus), ...(end.reason !== "" && { reason: end.reason }) });
+    if (first) this.#emit(process.execId === "" ? "die" : "exec_die", process.containerId, process.execId, { exitCode: String(end.exitStatus), ...(end.reason !== "" && { reason: end.reason }) });
   }
 
   /** Changes a record of the ledger that is there. */
@@ -649,6 +655,12 @@ export class Sandbox {
 function startFailureStatus(error: unknown): number {
   if (RuntimeError.is(error) && error.reason === "executable_not_found") return 127;
   return 126;
+}
+
+/** The guest's word of when something ended, unless its clock is far from ours. */
+function plausibleTime(unixNanos: bigint): bigint {
+  const now = nowNanos();
+  return unixNanos > now - maxClockErrorNanos && unixNanos < now + maxClockErrorNanos ? unixNanos : now;
 }
 
 function nowNanos(): bigint {
