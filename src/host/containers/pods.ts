@@ -2,11 +2,11 @@ import { closeSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { eventually, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { flockExclusive, isFlocked } from "../../shared/linux/flock.ts";
+import { flockExclusive } from "../../shared/linux/flock.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
-import { sandboxPaths, type StateFolders } from "../store/paths.ts";
+import type { StateFolders } from "../store/paths.ts";
 import { PodStore, type PodRecord } from "../store/pod-store.ts";
-import { readPresentStatus } from "../store/present-status.ts";
+import { isSandboxAlive, readPresentStatus } from "../store/present-status.ts";
 import { abandonSandbox, removeContainer, stopContainer } from "./end-container.ts";
 import { newSandboxId } from "./names.ts";
 
@@ -26,7 +26,7 @@ export function createPod(folders: StateFolders, options: PodOptions): PodRecord
 
 /** True while the pod's sandbox is up. */
 export function podRuns(folders: StateFolders, pod: PodRecord): boolean {
-  return isFlocked(sandboxPaths(folders, pod.sandboxId).ownerLock);
+  return isSandboxAlive(folders, pod.sandboxId);
 }
 
 /** The containers of a pod, oldest first. */

@@ -40,12 +40,18 @@ export interface OwnerClient {
 /** An owner that dies again and again is not called for ever. */
 const maxRepeats = 20;
 
+/** Options of {@link connectOwner}. */
+export interface ConnectOptions {
+  /** Start an owner in the place of one that has died. Default true. */
+  readonly revive?: boolean;
+}
+
 /**
  * Connects to a sandbox's owner. One that has died is started again.
  * @throws RuntimeError `unavailable` (reason `no_owner`) when there is no such sandbox any more.
  */
-export async function connectOwner(folders: StateFolders, sandboxId: string): Promise<OwnerClient> {
-  return new LastingClient(folders, sandboxId, await connect(folders, sandboxId));
+export async function connectOwner(folders: StateFolders, sandboxId: string, options: ConnectOptions = {}): Promise<OwnerClient> {
+  return new LastingClient(folders, sandboxId, await connect(folders, sandboxId, options));
 }
 
 /** True when a call ended because its connection did, and not by an answer. */
@@ -108,11 +114,12 @@ class LastingClient implements OwnerClient {
   }
 }
 
-async function connect(folders: StateFolders, sandboxId: string): Promise<OwnerConnection> {
+async function connect(folders: StateFolders, sandboxId: string, { revive = true }: ConnectOptions = {}): Promise<OwnerConnection> {
   const { ownerSocket } = sandboxPaths(folders, sandboxId);
   try {
     return connectionOver(await connectUnix(ownerSocket));
-  } catch {
+  } catch (error) {
+    if (!revive) throw new RuntimeError("unavailable", `connect to the owner of sandbox "${sandboxId}"`, { cause: error, reason: "no_owner" });
     // Loaded when it is needed: a call to a living owner does without.
     const { reviveOwner } = await import("./revive-owner.ts");
     return connectionOver(await reviveOwner(folders, sandboxId));

@@ -262,6 +262,8 @@ export class Owner {
 
   /** Puts on disk what the owner before did not come to, and does what it would have done next. */
   #goOn(sandbox: Sandbox): void {
+    // In the order they were made; one that is gone has ended the sandbox, if it was to.
+    [this.#firstContainer] = sandbox.containers.keys();
     for (const container of sandbox.containers.values()) {
       const { end } = container.init;
       for (const exec of container.execs.values()) if (exec.state === "running") this.#countExecs({ action: "exec_start", containerId: container.containerId, execId: exec.execId, attributes: {} });
