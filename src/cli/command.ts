@@ -12,7 +12,7 @@ export interface GlobalOptions {
   readonly debug?: boolean;
 }
 
-/** The program's own options, seen from one of its commands. */
+/** The program's own options, seen from one of its commands or their subcommands. */
 export function globalOptions(command: Command): GlobalOptions {
   let program = command;
   while (program.parent !== null) program = program.parent;

@@ -1,9 +1,8 @@
+import { createHash } from "node:crypto";
 import { closeSync, statSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
-import type { WaitOptions } from "../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../shared/base/errors.ts";
-import type { UndoStack } from "../shared/base/undo.ts";
 import { createMemoryFile } from "../shared/linux/memfd.ts";
 import { connectAgent } from "./agent-client/agent-client.ts";
 import { kernelCommandLine } from "./guest-image/guest-image.ts";
@@ -11,22 +10,23 @@ import { hostKey } from "./hypervisor/qemu/accelerator.ts";
 import { qemuArguments } from "./hypervisor/qemu/arguments.ts";
 import { planVmm, vmmKind, type Confinement, type VmmRecord, type VmmSpec } from "./hypervisor/qemu/launch.ts";
 import { QemuMachine, pluggableMemoryBytes } from "./hypervisor/qemu/qemu-machine.ts";
-import { nothingPlugged, type Accelerator } from "./hypervisor/virtual-machine.ts";
+import { nothingPlugged, type Accelerator, type DevicesAtStart } from "./hypervisor/virtual-machine.ts";
 import { addressSlotKind, defaultSlotRange, parseSlotRange } from "./network/address-slot.ts";
 import { loopbackGuardKind } from "./network/loopback-guard.ts";
 import { passtKind, planPasst, startUserNetwork } from "./network/passt.ts";
-import type { SandboxDrivers } from "./sandbox/drivers.ts";
-import { bootMemoryBytes, memoryStepBytes, type SandboxConfig } from "./sandbox/sandbox-config.ts";
+import type { RestoreRequest, SandboxDrivers } from "./sandbox/drivers.ts";
+import { bootMemoryBytes, memoryStepBytes, type SandboxClone, type SandboxConfig } from "./sandbox/sandbox-config.ts";
 import { shareFolderKind, shareMountKind } from "./storage/shares/share-mount.ts";
 import { FolderShares, shareFolders } from "./storage/shares/shares.ts";
 import { virtiofsdKind } from "./storage/shares/virtiofsd.ts";
-import { releaserOf, type Ledger, type ResourceRecord, type ResourceReleaser } from "./store/ledger.ts";
-import { isRootful, sandboxPaths, type StateFolders } from "./store/paths.ts";
+import { releaserOf, type ResourceRecord, type ResourceReleaser } from "./store/ledger.ts";
+import { isRootful, sandboxPaths, snapshotPaths, templatePaths, type StateFolders } from "./store/paths.ts";
 import { savedRecordReleasers } from "./store/saved-records.ts";
 import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
-import { copyMemory } from "./template/memory-copy.ts";
-import { openTemplateMemory } from "./template/template-memory.ts";
-import { openTemplateState, readTemplate, setTemplateAside, type Template } from "./template/template-store.ts";
+import { copyMemory } from "./hypervisor/guest-memory.ts";
+import { readSnapshot, snapshotMemory, type Snapshot } from "./template/snapshot-store.ts";
+import { openMemory, openTemplateMemory, type TemplateMemory as HeldMemory } from "./template/template-memory.ts";
+import { openSavedState, readTemplate, setTemplateAside, type Template } from "./template/template-store.ts";
 
 /** The drivers of this kind of machine: QEMU, passt, virtiofsd. The only place that names them. */
 export const drivers: SandboxDrivers = {
@@ -37,11 +37,13 @@ export const drivers: SandboxDrivers = {
     const memory = memoryFd === undefined ? {} : { memoryMode: "shared", memorySource: "descriptor" } as const;
     return QemuMachine.boot({ ...vmmSpec(config, user), config: { ...qemuConfig(config), ...memory }, memoryFd }, consolePath(config), ledger, undo, wait);
   },
-  async restoreVm(config, user, ledger, undo, wait, memoryFd) {
+  async restoreVm(request) {
+    const { config } = request;
+    if (config.clone !== undefined) return restoreSnapshot(readSnapshot(config.folders, config.clone.snapshot), config.clone, request);
     const template = config.template === undefined ? undefined : readTemplate(config.folders, config.template);
-    if (template === undefined) throw new RuntimeError("not_found", `template "${config.template ?? ""}" is not there`, { reason: "template_not_found" });
+    if (template === undefined) throw new RuntimeError("not_found", `template "${config.template ?? ""}" is not there`, { reason: "template_not_found", hint: "`casemate template ls` lists them" });
     try {
-      return await restoreTemplate(template, { config, user, ledger, undo, wait, memoryFd });
+      return await restoreTemplate(template, request);
     } catch (error) {
       if (RuntimeError.is(error, "data_loss")) setTemplateAside(config.folders, template.key);
       throw error;
@@ -113,33 +115,47 @@ function slotFolder(folders: StateFolders): string {
   return join(folders.run, "network-slots");
 }
 
-interface Restore {
-  readonly config: SandboxConfig;
-  readonly user: SandboxUser | undefined;
-  readonly ledger: Ledger;
-  readonly undo: UndoStack;
-  readonly wait: WaitOptions;
-  readonly memoryFd: number | undefined;
+async function restoreTemplate(template: Template, request: RestoreRequest): Promise<QemuMachine> {
+  const { config: { folders, prepared }, wait } = request;
+  const { state } = templatePaths(folders, template.key);
+  const disks = template.plugged.disks.map((disk) => ({ ...disk, path: prepared?.disks.find(({ diskId }) => diskId === disk.diskId)?.path ?? disk.path }));
+  return restoreSaved({ memory: await openTemplateMemory(folders, template, wait), memoryBytes: template.memoryBytes, plugged: { ...template.plugged, disks }, openState: () => openSavedState(template.key, state, template.stateHash) }, request);
 }
 
-async function restoreTemplate(template: Template, { config, user, ledger, undo, wait, memoryFd }: Restore): Promise<QemuMachine> {
-  const { folders, prepared, shares } = config;
-  const memory = await openTemplateMemory(folders, template, wait);
-  undo.add("use of the template's memory", () => closeSync(memory.useFd));
+async function restoreSnapshot(snapshot: Snapshot, clone: SandboxClone, request: RestoreRequest): Promise<QemuMachine> {
+  const { config: { folders }, wait } = request;
+  const { state } = snapshotPaths(folders, snapshot.name);
+  const disks = snapshot.plugged.disks.map((disk) => {
+    const file = clone.disks.find(({ diskId }) => diskId === disk.diskId);
+    if (file === undefined) throw new RuntimeError("data_loss", `snapshot "${snapshot.name}": no file for disk "${disk.diskId}"`, { reason: "template_corrupt", hint: "make the snapshot anew" });
+    return { ...disk, path: file.path };
+  });
+  return restoreSaved({ memory: await openMemory(snapshotMemory(folders, snapshot), wait), memoryBytes: snapshot.memoryBytes, plugged: { ...snapshot.plugged, disks }, openState: () => openSavedState(snapshot.name, state, snapshot.stateHash) }, request);
+}
+
+/** A VM that was saved, opened. */
+interface SavedVm {
+  readonly memory: HeldMemory;
+  readonly memoryBytes: number;
+  readonly plugged: DevicesAtStart;
+  readonly openState: () => number;
+}
+
+async function restoreSaved({ memory, memoryBytes, plugged, openState }: SavedVm, { config, user, ledger, undo, wait, memoryFd, nic }: RestoreRequest): Promise<QemuMachine> {
+  undo.add("use of the saved memory", () => closeSync(memory.useFd));
   const fds = [memory.fd];
   const hold = (fd: number): number => {
     fds.push(fd);
     return fd;
   };
   try {
-    const stateFd = hold(openTemplateState(folders, template));
+    const stateFd = hold(openState());
     // Memory that somebody else maps or that is to be saved again is a copy of the VM's own.
-    const own = memoryFd ?? (shares ? hold(createMemoryFile("casemate-guest", template.memoryBytes)) : undefined);
-    if (own !== undefined) await copyMemory(memory.fd, own, template.memoryBytes);
+    const own = memoryFd ?? (config.shares ? hold(createMemoryFile("casemate-guest", memoryBytes)) : undefined);
+    if (own !== undefined) await copyMemory(memory.fd, own, memoryBytes);
     const qemu = { ...qemuConfig(config), memoryMode: own === undefined ? "private" : "shared", memorySource: "descriptor", incoming: true } as const;
-    const disks = template.plugged.disks.map((disk) => ({ ...disk, path: prepared?.disks.find(({ diskId }) => diskId === disk.diskId)?.path ?? disk.path }));
-    const spec = { ...vmmSpec(config, user), config: qemu, plugged: { ...template.plugged, disks }, memoryFd: own ?? memory.fd };
-    return await QemuMachine.restore(spec, stateFd, consolePath(config), ledger, undo, wait);
+    const nicFds = new Map(nic === undefined ? [] : plugged.nics.map(({ nicId }) => [nicId, nic.fd]));
+    return await QemuMachine.restore({ ...vmmSpec(config, user), config: qemu, plugged, nicFds, memoryFd: own ?? memory.fd }, stateFd, consolePath(config), ledger, undo, wait);
   } finally {
     for (const fd of fds) closeSync(fd); // QEMU has its own
   }
@@ -180,6 +196,11 @@ function consolePath(config: SandboxConfig): string {
 /** All about the VMM and this host that a saved VM depends on, as text. */
 export function machineFacts(accelerator: Accelerator): string {
   return [...qemuArguments({ ...qemuConfig({ sandboxId: "", accelerator, shares: false }), ...nothingPlugged, nics: [], disks: [] }), hostKey()].join("\n");
+}
+
+/** {@link machineFacts} as a hash. */
+export function machineKey(accelerator: Accelerator): string {
+  return createHash("sha256").update(machineFacts(accelerator)).digest("hex").slice(0, 32);
 }
 
 function confinementOf(user: SandboxUser | undefined): Confinement {

@@ -137,7 +137,7 @@ export class SandboxFixture {
         undo.add("VM", () => this.vm.kill());
         return this.vm;
       },
-      restoreVm: async (_config, _user, ledger, undo) => {
+      restoreVm: async ({ ledger, undo }) => {
         await take("restored vm", ledger, undo);
         undo.add("restored VM", () => this.restoredVm.kill());
         return this.restoredVm;

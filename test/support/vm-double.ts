@@ -1,4 +1,4 @@
-import { nothingPlugged, type PluggedDisk, type VirtualMachine, type VmExit, type PluggedDevices } from "../../src/host/hypervisor/virtual-machine.ts";
+import { nothingPlugged, type CaptureResult, type CaptureTarget, type PluggedDisk, type VirtualMachine, type VmExit, type PluggedDevices } from "../../src/host/hypervisor/virtual-machine.ts";
 import { orAbandon, type WaitOptions } from "../../src/shared/base/deadline.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 
@@ -74,6 +74,12 @@ export class VmDouble implements VirtualMachine {
   async save(_stateFd: number, disconnect: () => void, wait?: WaitOptions): Promise<void> {
     disconnect();
     await this.#call("save", wait);
+  }
+
+  async capture({ whilePaused }: CaptureTarget, wait?: WaitOptions): Promise<CaptureResult> {
+    await this.#call("capture", wait);
+    await whilePaused();
+    return { touchedBytes: 0, pauseMs: 0 };
   }
 
   async describePlugged(wait?: WaitOptions): Promise<PluggedDevices> {

@@ -70,10 +70,10 @@ const refused: Readonly<Record<string, string>> = {
   "--disable-content-trust": "digests are always checked; signatures by skopeo's policy.json",
 };
 
-/** Defines the options of `run` and `create`. */
-export function defineRunOptions(command: Command): Command {
+/** Defines the options of `run` and `create`; only `run` can do without an image. */
+export function defineRunOptions(command: Command, imageArgument: "<image>" | "[image]" = "<image>"): Command {
   command
-    .argument("<image>", "image to run, e.g. busybox or docker.io/library/alpine:3")
+    .argument(imageArgument, "image to run, e.g. busybox or docker.io/library/alpine:3")
     .argument("[command...]", "command and arguments; default: the image's")
     .passThroughOptions()
     .option("-i, --interactive", "keep standard input open")

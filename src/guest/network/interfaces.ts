@@ -12,11 +12,17 @@ const nicTimeoutMs = 15_000;
 const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$/;
 const macPattern = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/;
 
-/** Waits for the NIC with that MAC and gives it name, MTU and exactly these addresses; it is up afterwards. */
+/**
+ * Waits for the NIC with that MAC and gives it name, MTU and exactly these addresses; it is up
+ * afterwards. With `device` it is the NIC of that name, which gets the MAC too: a clone's has the one of
+ * the guest it was cloned from.
+ */
 export async function updateInterface(wanted: Interface): Promise<Interface> {
   const name = requireInterfaceName(wanted.name === "" ? wanted.device : wanted.name);
-  const present = await findInterface(wanted.hwAddr.toLowerCase(), name);
-  await ipBatch(`set up interface "${name}"`, interfaceCommands(present, name, wanted));
+  const mac = wanted.hwAddr.toLowerCase();
+  const named = wanted.device !== "" && wanted.name !== "" ? requireInterfaceName(wanted.device) : undefined;
+  const present = named ?? await findInterface(mac, name);
+  await ipBatch(`set up interface "${name}"`, [...(named === undefined || mac === "" ? [] : [`link set dev ${named} address ${requireMac(mac)}`]), ...interfaceCommands(present, name, wanted)]);
   const [result] = (await listInterfaces()).filter((found) => found.name === name);
   if (result === undefined) throw new RuntimeError("internal", `set up interface "${name}": it is gone`);
   return result;
@@ -63,8 +69,13 @@ export function requireInterfaceName(name: string): string {
 
 async function findInterface(mac: string, name: string): Promise<string> {
   if (mac === "") return name;
-  if (!macPattern.test(mac)) throw new RuntimeError("invalid_argument", `MAC address "${mac.slice(0, 40)}": must be six hexadecimal bytes`);
+  requireMac(mac);
   return eventually(`wait for the NIC with MAC address ${mac}`, () => readdirSync("/sys/class/net").find((candidate) => macOf(candidate) === mac), { timeoutMs: nicTimeoutMs, intervalMs: 5 });
+}
+
+function requireMac(mac: string): string {
+  if (!macPattern.test(mac)) throw new RuntimeError("invalid_argument", `MAC address "${mac.slice(0, 40)}": must be six hexadecimal bytes`);
+  return mac;
 }
 
 function macOf(name: string): string | undefined {

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import type { PreparedClone } from "../sandbox/sandbox-config.ts";
+import { bootMemoryBytes, sandboxMemoryBytes, type PreparedClone } from "../sandbox/sandbox-config.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import { containerPaths, templatePaths } from "../store/paths.ts";
 import { copySparse, readTemplate } from "../template/template-store.ts";
@@ -10,7 +10,7 @@ import { startMaker } from "./ensure-template.ts";
 import type { TemplateRequest } from "./make-template.ts";
 import type { HostSetup } from "./start-container.ts";
 
-/** A second start is the first sign that there will be a third. */
+/** A container that can be made before it is asked for, and the template it would be made in. */
 interface PreparableContainer {
   readonly key: string;
   readonly baseKey: string;
@@ -23,11 +23,12 @@ const format = 1;
  * What a start of this container could go on from: a template with the very same container waiting in
  * it. Everything that the container's making fixes is in the key; name, id, host name, network, ports,
  * size of the VM and what becomes of the container afterwards are given after the restore. Undefined
- * for a container that needs the host while it is made (volumes), or that has run before.
+ * for a container that needs the host while it is made (volumes) or more memory than a VM boots with,
+ * and for one that has run before.
  */
 export function preparable(record: ContainerRecord, setup: HostSetup, stdin: boolean): PreparableContainer | undefined {
   const { template: baseKey, folders } = setup;
-  if (baseKey === undefined || record.volumes.length > 0 || existsSync(containerPaths(folders, record.containerId).disk)) return undefined;
+  if (baseKey === undefined || record.volumes.length > 0 || sandboxMemoryBytes(record.memoryBytes) > bootMemoryBytes || existsSync(containerPaths(folders, record.containerId).disk)) return undefined;
   const { rootfs, user, terminal, init } = record;
   const facts = JSON.stringify([format, baseKey, rootfs, user, terminal, init, stdin, buildSpec(record)]);
   return { key: createHash("sha256").update(facts).digest("hex").slice(0, 32), baseKey };

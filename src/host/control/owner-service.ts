@@ -8,6 +8,8 @@ import { readHostUsage } from "./host-usage.ts";
 import type { Owner } from "./owner.ts";
 import { toTaskMetrics } from "./task-metrics.ts";
 
+/** Limit of saving a sandbox, whose disks may be large. */
+const captureTimeoutMs = 10 * 60_000;
 /** Limit of one call into the guest that should be quick. */
 const guestCallTimeoutMs = 30_000;
 
@@ -97,6 +99,11 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
     limit({ totalMs, idleMs }) {
       owner.keeping.limit({ totalMs: Number(totalMs), idleMs: Number(idleMs) });
       return {};
+    },
+    async capture({ name, keep, stop }) {
+      const { pauseMs, touchedBytes } = await owner.capture({ name, keep, goOn: !stop, timeoutMs: captureTimeoutMs });
+      if (stop) void owner.finish(0);
+      return { pauseMs, touchedBytes: BigInt(touchedBytes) };
     },
     async file(request) {
       const sandbox = await owner.ready();

@@ -13,6 +13,8 @@ import { ContainerLogWriter } from "../store/container-log.ts";
 import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
 import { EventFile } from "../store/event-file.ts";
 import { readBootId } from "../store/host-facts.ts";
+import type { Snapshot } from "../template/snapshot-store.ts";
+import { captureSandbox, type CaptureOptions } from "./capture-sandbox.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
 import { Keeping } from "./keeping.ts";
 
@@ -204,6 +206,18 @@ export class Owner {
     const { sandbox } = this;
     for (const container of sandbox?.containers.values() ?? []) {
       if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: sandbox?.state === "paused" ? "paused" : container.state });
+    }
+  }
+
+  /** Saves the sandbox as a snapshot. */
+  async capture(options: CaptureOptions): Promise<Snapshot & { readonly touchedBytes: number }> {
+    return captureSandbox(await this.ready(), this.#store, options);
+  }
+
+  /** Writes what the containers of a clone are: they run, or stand, since before it began. */
+  noteClone(sandbox: Sandbox): void {
+    for (const container of sandbox.containers.values()) {
+      if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: container.state, startedAtUnixMs: Date.now(), guestPid: container.init.guestPid });
     }
   }
 

@@ -61,6 +61,26 @@ export type DevicesAtStart = Omit<PluggedDevices, "disks"> & { readonly disks: r
 /** A VM as it boots. */
 export const nothingPlugged: DevicesAtStart = { disks: [], nics: [], shares: [], vcpus: [] };
 
+/** Where a running VM is written to. */
+export interface CaptureTarget {
+  /** An empty file for the devices, open for writing alone. */
+  readonly stateFd: number;
+  /** An empty file of the memory's size. */
+  readonly memoryFd: number;
+  /** Done while the guest stands still; its disks do not change meanwhile. */
+  readonly whilePaused: () => Promise<void>;
+  /** Let the guest go on afterwards. */
+  readonly goOn: boolean;
+}
+
+/** What a capture cost. */
+export interface CaptureResult {
+  /** Bytes of memory that this VM had written itself. */
+  readonly touchedBytes: number;
+  /** How long the guest stood still. */
+  readonly pauseMs: number;
+}
+
 /** Why and how a VM ended. */
 export interface VmExit {
   readonly process: ProcessExit;
@@ -105,6 +125,8 @@ export interface VirtualMachine {
   describePlugged(options?: WaitOptions): Promise<PluggedDevices>;
   /** Writes the VM's state, without memory that is shared with a file, to a descriptor. `disconnect` lets go of the agent; the VM is paused when the guest has seen that. */
   save(stateFd: number, disconnect: () => void, options?: WaitOptions): Promise<void>;
+  /** Writes a running VM's memory and devices, and goes on. Memory that was plugged is not part of it. */
+  capture(target: CaptureTarget, options?: WaitOptions): Promise<CaptureResult>;
   /** Ends the VMM: `quit` by its monitor, then SIGTERM, then SIGKILL, within about 5 s. Any state, any number of times. */
   kill(): Promise<void>;
   /** Forgets the VM without touching it (the owner is going, the workload stays). */

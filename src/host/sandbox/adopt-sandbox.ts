@@ -6,8 +6,9 @@ import type { Step, Steps } from "../../shared/base/steps.ts";
 import type { GuestProcess as ListedProcess, HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { ContainerLogWriter, type LogEnd } from "../store/container-log.ts";
-import { savedContainers, savedExecs, type SandboxRecord, type SavedContainer, type SavedEnd, type SavedExec, type SavedIo } from "../store/saved-records.ts";
-import { guestProtocolVersion, type LateGuard, type SandboxSurroundings } from "./create-sandbox.ts";
+import { creatingSandbox, savedContainers, savedExecs, type SandboxRecord, type SavedContainer, type SavedEnd, type SavedExec, type SavedIo } from "../store/saved-records.ts";
+import { guestProtocolVersion, type LateGuard, type SandboxBuild, type SandboxSurroundings } from "./create-sandbox.ts";
+import { scsiAddress } from "../hypervisor/virtual-machine.ts";
 import type { AdoptedVm, SandboxShares } from "./drivers.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, type OutputFd, type OutputOffsets, type StdioResume } from "./process-io.ts";
@@ -104,6 +105,17 @@ export async function adoptSandbox(config: SandboxConfig, surroundings: SandboxS
     undo.move();
     return adoption;
   });
+}
+
+/** What a guest that was saved while it lived brings along, with the records of this sandbox already in the ledger. */
+export async function listClone({ config, surroundings, undo, steps, vm, connection, hello }: SandboxBuild, guard: LateGuard): Promise<SandboxAdoption> {
+  const adoption = new SandboxAdoption(config, surroundings, creatingSandbox, undo, guard);
+  const { disks } = await vm.describePlugged(steps.wait);
+  adoption.vm = { vm, paused: false, size: { memoryBytes: config.memoryBytes, vcpuCount: config.vcpuCount }, disks: new Map(disks.map(({ diskId, lun }) => [diskId, { scsiAddress: scsiAddress(lun) }])) };
+  adoption.connection = connection;
+  adoption.hello = hello;
+  await steps.runAll(adoptSandboxSteps.filter(({ name }) => name === "list processes" || name === "open logs"), adoption);
+  return adoption;
 }
 
 /** Names of a process in one text. */

@@ -97,11 +97,14 @@ export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
   { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
 ];
 
+/** A guest that was saved while it lived has its size; it gets addresses of its own. */
+export const equipCloneSteps: readonly Step<SandboxBuild>[] = equipGuestSteps.filter(({ name }) => name === "configure network");
+
 /** All names at once, before anything is taken. Struck last: what could not be given back stays in the ledger. */
 function writePlan({ config, surroundings: { drivers, ledger }, undo }: SandboxBuild): void {
   const planned = drivers.planned(config);
   undo.add("record", () => ledger.strike(creatingSandbox, ...savedRecords(ledger), ...planned.filter((record) => ledger.isReserved(record))));
-  ledger.reserve([creatingSandbox, ...planned]);
+  ledger.reserve([creatingSandbox, ...planned, ...config.clone?.records ?? []]);
 }
 
 async function mountShare({ connection, shares }: SandboxBuild, wait: WaitOptions): Promise<void> {

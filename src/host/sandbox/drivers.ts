@@ -51,14 +51,27 @@ export interface AdoptedVm {
   readonly disks: ReadonlyMap<string, PluggedDisk>;
 }
 
+/** What a saved VM is started with. */
+export interface RestoreRequest {
+  readonly config: SandboxConfig;
+  readonly user: SandboxUser | undefined;
+  readonly ledger: Ledger;
+  readonly undo: UndoStack;
+  readonly wait: WaitOptions;
+  /** A file to use as the guest's memory, shared with us. */
+  readonly memoryFd?: number | undefined;
+  /** Who is at the other end of a NIC that the saved VM has. */
+  readonly nic?: NicSpec | undefined;
+}
+
 /** How one kind of machine makes what a sandbox is built of. host/assemble.ts puts the concrete ones together. */
 export interface SandboxDrivers {
   /** The user that the VMM and its helpers run as; undefined: our own. */
   claimUser(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxUser | undefined>;
   /** `memoryFd`: a file to use as the guest's memory, shared with us. */
   bootVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions, memoryFd?: number): Promise<VirtualMachine>;
-  /** Starts the VM from the template that the config names; the guest runs on when this returns. */
-  restoreVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions, memoryFd?: number): Promise<VirtualMachine>;
+  /** Starts the VM from the template or the snapshot that the config names; the guest runs on when this returns. */
+  restoreVm(request: RestoreRequest): Promise<VirtualMachine>;
   connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
   /** `steps`: of the operation it is part of. */
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;

@@ -10,7 +10,7 @@ export async function configureGuestNetwork(connection: AgentClient, config: San
   const { agent } = connection;
   if (network !== undefined) {
     await agent.updateInterface({
-      interface: { name: network.interfaceName, hwAddr: network.macAddress, mtu: BigInt(network.mtu), IPAddresses: network.addresses.map(toIpAddress) },
+      interface: { name: network.interfaceName, device: config.clone === undefined ? "" : network.interfaceName, hwAddr: network.macAddress, mtu: BigInt(network.mtu), IPAddresses: network.addresses.map(toIpAddress) },
     }, wait);
     await agent.updateRoutes({
       routes: { Routes: network.routes.map(({ destination, gateway }) => ({ dest: destination, gateway, device: network.interfaceName, family: familyOf(gateway === "" ? destination : gateway) })) },

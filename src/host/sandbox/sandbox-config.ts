@@ -1,5 +1,6 @@
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import type { PublishRequest } from "../store/container-store.ts";
+import type { ResourceRecord } from "../store/ledger.ts";
 import type { StateFolders } from "../store/paths.ts";
 
 /** What an owner needs to know to make its sandbox; written by the front end before the owner starts (file sandbox.json). */
@@ -28,6 +29,8 @@ export interface SandboxConfig {
   readonly template?: string | undefined;
   /** The container that waits in the template, when there is one. */
   readonly prepared?: PreparedClone | undefined;
+  /** This sandbox goes on from a snapshot. */
+  readonly clone?: SandboxClone | undefined;
   /** This sandbox becomes a template itself: it is given no identity, network or size of its own. */
   readonly pristine?: boolean | undefined;
   /** Longest start. Default {@link defaultStartTimeoutMs}. */
@@ -38,6 +41,18 @@ export interface SandboxConfig {
 
 /** Longest start when nobody says otherwise. A cold boot under emulation on a busy machine takes some 20 s. */
 export const defaultStartTimeoutMs = 120_000;
+
+/** A sandbox that goes on where another one was when it was saved. */
+export interface SandboxClone {
+  /** Name of the snapshot. */
+  readonly snapshot: string;
+  /** The file of every disk it has plugged. */
+  readonly disks: readonly { readonly diskId: string; readonly path: string }[];
+  /** Its containers' names in the snapshot, and here. */
+  readonly containerIds: Readonly<Record<string, string>>;
+  /** Its containers and execs under their names here. */
+  readonly records: readonly ResourceRecord[];
+}
 
 /** A container that was made before the VM was saved, as this sandbox takes it over. */
 export interface PreparedClone {

@@ -7,15 +7,15 @@ import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts"
 import type { StatsContainerResponse } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import type { Event, HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import { DiskPool } from "../device/disk-pool.ts";
-import { scsiAddress, type VirtualMachine, type VmExit } from "../hypervisor/virtual-machine.ts";
+import { scsiAddress, type CaptureResult, type CaptureTarget, type PluggedDevices, type VirtualMachine, type VmExit } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceRecord } from "../store/ledger.ts";
-import { execRecordName, type SandboxRecord, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
-import { adoptSandbox, processKey, saveEnd, type SandboxAdoption } from "./adopt-sandbox.ts";
+import { execRecordName, savedContainers, savedExecs, type SandboxRecord, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
+import { adoptSandbox, listClone, processKey, saveEnd, type SandboxAdoption } from "./adopt-sandbox.ts";
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { EventOrder } from "../agent-client/event-order.ts";
-import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
+import { LateGuard, SandboxBuild, equipCloneSteps, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
 
@@ -92,6 +92,17 @@ interface Parts {
   readonly timings: readonly StepTiming[];
 }
 
+/** A sandbox as it was saved. */
+export interface CapturedSandbox extends CaptureResult {
+  readonly plugged: PluggedDevices;
+  readonly containers: readonly SavedContainer[];
+  readonly execs: readonly SavedExec[];
+  /** Disks that are only read. */
+  readonly images: readonly { readonly diskId: string; readonly path: string }[];
+  readonly statuses: ReadonlyMap<string, ContainerState>;
+  readonly size: SandboxSize;
+}
+
 /** One VM and the containers in it. */
 export class Sandbox {
   readonly config: SandboxConfig;
@@ -162,12 +173,14 @@ export class Sandbox {
       const build = new SandboxBuild(config, context, undo, steps, guard);
       await steps.runAll(takeHostSteps, build);
       await startGuest(build, context.log);
-      if (config.pristine !== true) await steps.runAll(equipGuestSteps, build);
+      if (config.pristine !== true) await steps.runAll(config.clone === undefined ? equipGuestSteps : equipCloneSteps, build);
+      const clone = config.clone === undefined ? undefined : await listClone(build, guard);
       const { vm, connection, hello, network, shares } = build;
       const seen = { addresses: network?.guest.addresses ?? [], ports: network?.ports ?? [], warnings: network?.warnings ?? [] };
       const sandbox = new Sandbox(config, context, { vm, connection, hello, network: seen, shares, teardown: undo.move(), timings: steps.timings });
       const record: SandboxRecord = { kind: "sandbox", name: "sandbox", phase: "running", ...seen, startedBy: vm.startedBy, startMs: Math.round(performance.now() - startedMs) };
       context.ledger.note(record);
+      if (clone !== undefined) sandbox.#restore(clone);
       void sandbox.#followEvents();
       return sandbox;
     });
@@ -452,6 +465,30 @@ export class Sandbox {
     await this.#connection.guest.acknowledgeEvents({ upToSequence: this.#acknowledged }, options);
     this.#saved = true;
     await this.vm.save(stateFd, () => this.#connection.close(), options);
+  }
+
+  /**
+   * Saves the sandbox as it is, and lets it go on unless told otherwise. `copyDisk` is called for each
+   * disk that is written to, while the guest stands still.
+   * @throws RuntimeError `failed_precondition` (reasons `shares_in_use`, `memory_plugged`): host folders and
+   *   memory beyond what a VM boots with cannot be saved.
+   */
+  async capture(files: Pick<CaptureTarget, "stateFd" | "memoryFd">, copyDisk: (diskId: string, path: string) => Promise<void>, { goOn, ...options }: WaitOptions & { readonly goOn: boolean }): Promise<CapturedSandbox> {
+    return this.#queue.run(async () => {
+      const step = `save sandbox "${this.config.sandboxId}"`;
+      this.#requireRunning(step);
+      const containers = savedContainers(this.#context.ledger), execs = savedExecs(this.#context.ledger);
+      const sharing = containers.filter(({ shares }) => shares.length > 0).map(({ name, shares }) => `container "${name.slice(0, 12)}" (${shares.length} mounts)`);
+      if (this.config.shares) throw new RuntimeError("failed_precondition", `${step}: it shows folders of the host${sharing.length === 0 ? "" : `, to ${sharing.join(", ")}`}, and they cannot be saved`, { reason: "shares_in_use", hint: "run it without volumes" });
+      const plugged = await this.vm.describePlugged(options);
+      const pathOf = new Map(containers.flatMap(({ disks }) => disks.map(({ diskId, path }) => [diskId, path] as const)));
+      const written = plugged.disks.filter(({ readOnly }) => !readOnly).map(({ diskId }) => diskId);
+      const result = await this.vm.capture({
+        ...files, goOn,
+        whilePaused: async () => { for (const diskId of written) await copyDisk(diskId, pathOf.get(diskId) ?? ""); },
+      }, options);
+      return { ...result, plugged, containers, execs, images: plugged.disks.filter(({ readOnly }) => readOnly).map(({ diskId }) => ({ diskId, path: pathOf.get(diskId) ?? "" })), statuses: new Map([...this.containers].map(([id, { state }]) => [id, state])), size: this.size };
+    });
   }
 
   /** Ends the VM: politely within the time, then by force; gives everything back. Later calls get the first one's outcome. */

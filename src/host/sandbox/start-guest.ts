@@ -22,7 +22,7 @@ const meetGuestSteps: readonly Step<SandboxBuild>[] = [
 
 /** A guest from a template. */
 export const restoreGuestSteps: readonly Step<SandboxBuild>[] = [
-  { name: "restore VM", run: async (build, wait) => { build.vm = await build.surroundings.drivers.restoreVm(build.config, build.user, build.surroundings.ledger, build.undo, wait, build.surroundings.memoryFd); } },
+  { name: "restore VM", run: async (build, wait) => { build.vm = await build.surroundings.drivers.restoreVm({ config: build.config, user: build.user, undo: build.undo, wait, ...build.surroundings, nic: build.network?.nic }); } },
   ...meetGuestSteps,
 ];
 
@@ -38,6 +38,8 @@ export const bootGuestSteps: readonly Step<SandboxBuild>[] = [
  */
 export async function startGuest(build: SandboxBuild, log: Logger): Promise<void> {
   const { steps, undo, config } = build;
+  // What was saved while it lived cannot come from a cold boot.
+  if (config.clone !== undefined) return steps.runAll(restoreGuestSteps, build);
   if (config.template !== undefined) {
     try {
       await withUndo(async (inner) => {
@@ -66,8 +68,8 @@ async function connect(build: SandboxBuild, wait: WaitOptions): Promise<void> {
 }
 
 /** Containers that wait in the template get the names of this sandbox's. */
-function renamedContainers({ prepared }: SandboxConfig): Record<string, string> {
-  return prepared === undefined ? {} : { [prepared.preparedId]: prepared.containerId };
+function renamedContainers({ prepared, clone }: SandboxConfig): Record<string, string> {
+  return clone?.containerIds ?? (prepared === undefined ? {} : { [prepared.preparedId]: prepared.containerId });
 }
 
 /** What a guest must not share with another: its name, its randomness, its time. */

@@ -74,6 +74,33 @@ export function sandboxPaths(folders: StateFolders, sandboxId: string) {
   };
 }
 
+/** Where the memory of a saved VM is kept at hand, in the run folder. */
+function heldMemoryPaths(run: string) {
+  return {
+    run,
+    /** Which process holds the memory. */
+    holder: join(run, "holder.json"),
+    /** Held by flock while a holder is started. */
+    holderLock: join(run, "holder.lock"),
+    /** Held by flock, together, by all who use the memory. */
+    use: join(run, "use.lock"),
+  };
+}
+
+/** Files of one snapshot of a sandbox, as {@link templatePaths}. */
+export function snapshotPaths(folders: StateFolders, name: string) {
+  const folder = join(folders.data, "snapshots", name);
+  return {
+    folder,
+    manifest: join(folder, "snapshot.json"),
+    memory: join(folder, "memory"),
+    state: join(folder, "state"),
+    /** A container's writable layer, as it was. */
+    disk: (diskId: string) => join(folder, `${diskId}.ext4`),
+    ...heldMemoryPaths(join(folders.run, "snapshots", name)),
+  };
+}
+
 /** Files of one template: what was saved in the data folder, what holds its memory in the run folder. */
 export function templatePaths(folders: StateFolders, key: string) {
   const folder = join(folders.data, "templates", key);
@@ -87,13 +114,7 @@ export function templatePaths(folders: StateFolders, key: string) {
     state: join(folder, "state"),
     /** The writable layer of a prepared container, as it was when the VM was saved. */
     layer: join(folder, "layer.ext4"),
-    run,
-    /** Which process holds the memory. */
-    holder: join(run, "holder.json"),
-    /** Held by flock while a holder is started. */
-    holderLock: join(run, "holder.lock"),
-    /** Held by flock, together, by all who use the memory. */
-    use: join(run, "use.lock"),
+    ...heldMemoryPaths(run),
     /** Held by flock while the template is made. */
     makerLock: join(folders.run, "templates", `${key}.lock`),
     /** What its maker does at the moment. */

@@ -8,10 +8,10 @@ import { createMemoryFile, sealMemoryFile } from "../../shared/linux/memfd.ts";
 import { isAlive, type ProcessIdentity } from "../../shared/linux/proc.ts";
 import { startProcess } from "../../shared/linux/run-process.ts";
 import { packageRoot } from "../config/package-root.ts";
-import { templatePaths, type StateFolders } from "../store/paths.ts";
+import { snapshotPaths, templatePaths, type StateFolders } from "../store/paths.ts";
 import { endTaggedProcesses, taggedEnvironment } from "../store/tagged-process.ts";
-import { copyMemory } from "./memory-copy.ts";
-import { templateCorrupt, touchTemplate, type Template } from "./template-store.ts";
+import { copyMemory } from "../hypervisor/guest-memory.ts";
+import { savedVmCorrupt, touchTemplate, type Template } from "./template-store.ts";
 
 /** The holder's descriptor with the memory. */
 const holderFd = 3;
@@ -20,13 +20,23 @@ const idleSeconds = 600;
 /** Filling takes 0.2 s; many starts at once wait for the first. */
 const fillTimeoutMs = 30_000;
 
-/** A template's memory, opened. */
+/** The memory of a saved VM, opened. */
 export interface TemplateMemory {
   /** A file in memory, sealed: whoever has it can only read it and map it copy-on-write. */
   readonly fd: number;
   /** Says by a lock that the memory is in use, until it is closed. */
   readonly useFd: number;
 }
+
+/** The memory of a saved VM: what it must be, and where it is. */
+export interface SavedMemory {
+  readonly key: string;
+  readonly memoryBytes: number;
+  readonly memoryHash: string;
+  readonly paths: MemoryPaths;
+}
+
+type MemoryPaths = Pick<ReturnType<typeof templatePaths>, "memory" | "run" | "holder" | "holderLock" | "use">;
 
 /**
  * Opens a template's memory. All VMs that were started from one template share one copy of it: a
@@ -35,47 +45,61 @@ export interface TemplateMemory {
  * @throws RuntimeError `data_loss` (reason `template_corrupt`).
  */
 export async function openTemplateMemory(folders: StateFolders, template: Template, options: WaitOptions = {}): Promise<TemplateMemory> {
-  const paths = templatePaths(folders, template.key);
+  const memory = await openMemory({ ...template, paths: templatePaths(folders, template.key) }, options);
+  touchTemplate(folders, template.key);
+  return memory;
+}
+
+/** Hands a freshly saved VM's memory to a holder, so that the first start does not read it from disk. */
+export async function holdTemplateMemory(folders: StateFolders, template: Template, memoryFd: number): Promise<void> {
+  await holdMemory({ ...template, paths: templatePaths(folders, template.key) }, memoryFd);
+}
+
+/** Lets go of the memory of one template, or of all, and of all snapshots; VMs that map it keep it. No holder is fine. */
+export async function releaseTemplateMemory(folders: StateFolders, key?: string): Promise<void> {
+  if (key !== undefined) return releaseMemory(key, templatePaths(folders, key));
+  for (const one of foldersIn(join(folders.run, "templates"))) await releaseMemory(one, templatePaths(folders, one));
+  for (const name of foldersIn(join(folders.run, "snapshots"))) await releaseMemory(name, snapshotPaths(folders, name));
+}
+
+/** As {@link openTemplateMemory}, of any saved VM. */
+export async function openMemory(memory: SavedMemory, options: WaitOptions = {}): Promise<TemplateMemory> {
+  const { paths } = memory;
   mkdirSync(paths.run, { recursive: true, mode: 0o700 });
   // First, so that the holder does not go while we look for it.
   const useFd = flockShared(paths.use);
   try {
-    const fd = openHeld(paths.holder) ?? await underLock(paths.holderLock, options, async () => openHeld(paths.holder) ?? await fill(folders, template));
-    touchTemplate(folders, template.key);
-    return { fd, useFd };
+    return { fd: openHeld(paths.holder) ?? await underLock(paths.holderLock, options, async () => openHeld(paths.holder) ?? await fill(memory)), useFd };
   } catch (error) {
     closeSync(useFd);
     throw error;
   }
 }
 
-/** Hands a freshly saved VM's memory to a holder, so that the first start does not read it from disk. */
-export async function holdTemplateMemory(folders: StateFolders, template: Template, memoryFd: number): Promise<void> {
-  const paths = templatePaths(folders, template.key);
+/** As {@link holdTemplateMemory}, of any saved VM. */
+export async function holdMemory({ key, paths }: Pick<SavedMemory, "key" | "paths">, memoryFd: number): Promise<void> {
   mkdirSync(paths.run, { recursive: true, mode: 0o700 });
   await underLock(paths.holderLock, {}, async () => {
     sealMemoryFile(memoryFd);
-    await endHolder(paths, template.key);
-    await startHolder(paths, template.key, memoryFd);
+    await releaseMemory(key, paths);
+    await startHolder(paths, key, memoryFd);
   });
 }
 
-/** Lets go of the memory of one template, or of all; VMs that map it keep it. No holder is fine. */
-export async function releaseTemplateMemory(folders: StateFolders, key?: string): Promise<void> {
-  const run = join(folders.run, "templates");
-  const keys = key === undefined && existsSync(run) ? readdirSync(run, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name) : [key ?? []].flat();
-  for (const one of keys) await endHolder(templatePaths(folders, one), one);
+/** Ends the holder of a saved VM's memory. */
+export async function releaseMemory(key: string, paths: MemoryPaths): Promise<void> {
+  const identity = readHolder(paths.holder);
+  if (identity !== undefined) await endTaggedProcesses({ kind: "template-holder", name: key, token: token(paths, key), identity }, 0);
 }
 
-async function fill(folders: StateFolders, template: Template): Promise<number> {
-  const paths = templatePaths(folders, template.key);
+async function fill({ key, memoryBytes, memoryHash, paths }: SavedMemory): Promise<number> {
   const source = openSync(paths.memory, "r");
-  const fd = createMemoryFile("casemate-template", template.memoryBytes);
+  const fd = createMemoryFile("casemate-template", memoryBytes);
   try {
-    const { hash } = await copyMemory(source, fd, template.memoryBytes);
-    if (hash !== template.memoryHash) throw templateCorrupt(template, "its memory");
+    const { hash } = await copyMemory(source, fd, memoryBytes);
+    if (hash !== memoryHash) throw savedVmCorrupt(key, "its memory");
     sealMemoryFile(fd);
-    await startHolder(paths, template.key, fd);
+    await startHolder(paths, key, fd);
     return fd;
   } catch (error) {
     closeSync(fd);
@@ -85,7 +109,7 @@ async function fill(folders: StateFolders, template: Template): Promise<number> 
   }
 }
 
-async function startHolder(paths: ReturnType<typeof templatePaths>, key: string, memoryFd: number): Promise<void> {
+async function startHolder(paths: MemoryPaths, key: string, memoryFd: number): Promise<void> {
   const holder = await startProcess(join(packageRoot(), "bin/template-holder"), [paths.use, String(idleSeconds)], {
     stdio: ["ignore", "ignore", "ignore", memoryFd], cwd: "/", env: taggedEnvironment(token(paths, key)),
   });
@@ -93,14 +117,13 @@ async function startHolder(paths: ReturnType<typeof templatePaths>, key: string,
   writeFileAtomic(paths.holder, JSON.stringify(holder.identity));
 }
 
-async function endHolder(paths: ReturnType<typeof templatePaths>, key: string): Promise<void> {
-  const identity = readHolder(paths.holder);
-  if (identity !== undefined) await endTaggedProcesses({ kind: "template-holder", name: key, token: token(paths, key), identity }, 0);
+/** With the folder, because one template may be in use from several of them. */
+function token(paths: MemoryPaths, key: string): string {
+  return `template/${key}${paths.run}`;
 }
 
-/** With the folder, because one template may be in use from several of them. */
-function token(paths: ReturnType<typeof templatePaths>, key: string): string {
-  return `template/${key}${paths.run}`;
+function foldersIn(path: string): string[] {
+  return existsSync(path) ? readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name) : [];
 }
 
 /** The held memory; undefined without a living holder. */

@@ -8,7 +8,7 @@ import type { DevicesAtStart } from "../hypervisor/virtual-machine.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { readStateFile } from "../store/state-file.ts";
 import { templatePaths, type StateFolders } from "../store/paths.ts";
-import { copyMemory } from "./memory-copy.ts";
+import { copyMemory } from "../hypervisor/guest-memory.ts";
 
 /** A container that was made in a VM before it was saved, and waits there for its start. */
 export interface PreparedContainer {
@@ -122,16 +122,15 @@ export async function publishTemplate(folders: StateFolders, saved: SavedVm): Pr
   }
 }
 
-/** The device state, compared with its hash. @throws RuntimeError `data_loss` (reason `template_corrupt`). */
-export function openTemplateState(folders: StateFolders, template: Template): number {
-  const { state } = templatePaths(folders, template.key);
-  if (hashState(readFileSync(state)) !== template.stateHash) throw templateCorrupt(template, "its device state");
-  return openSync(state, "r");
+/** The devices' state, compared with its hash. @throws RuntimeError `data_loss` (reason `template_corrupt`). */
+export function openSavedState(key: string, path: string, hash: string): number {
+  if (hashState(readFileSync(path)) !== hash) throw savedVmCorrupt(key, "its devices' state");
+  return openSync(path, "r");
 }
 
-/** The error of a template whose bytes are not those that were written. */
-export function templateCorrupt(template: Template, what: string): RuntimeError {
-  return new RuntimeError("data_loss", `template "${template.key}": ${what} is not what was saved`, { reason: "template_corrupt", hint: "it is set aside and made again by the next run; check the disk" });
+/** The error of a saved VM whose bytes are not those that were written. */
+export function savedVmCorrupt(key: string, what: string): RuntimeError {
+  return new RuntimeError("data_loss", `saved VM "${key}": ${what} is not what was saved`, { reason: "template_corrupt", hint: "a template is set aside and made again by the next run; check the disk" });
 }
 
 /** Notes that a template was used just now; what is used is kept longest. */
@@ -182,7 +181,8 @@ export async function copySparse(from: string, to: string, options: WaitOptions 
   await runProcess("cp", ["--sparse=always", "--reflink=auto", "--", from, to], { timeoutMs: copyTimeoutMs, ...options });
 }
 
-function hashState(bytes: Buffer): string {
+/** SHA-256, hexadecimal. */
+export function hashState(bytes: Buffer): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 

@@ -77,13 +77,16 @@ export function qemuArguments(config: QemuConfig): string[] {
     "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ...acceleratorArguments(config.accelerator),
     ...machineArguments(config),
-    ...(config.incoming ? ["-incoming", "defer"] : bootArguments(config)),
+    ...(config.incoming ? incomingArguments : bootArguments(config)),
     ...deviceArguments(),
     ...config.vcpus.flatMap((vcpu) => ["-device", JSON.stringify(vcpu)]),
     ...config.disks.flatMap(diskArguments),
     ...config.nics.flatMap(nicArguments),
   ];
 }
+
+/** What is loaded is the devices' state alone, which has no section with the machine's name before it. */
+const incomingArguments = ["-incoming", "defer", "-global", "migration.send-configuration=off"];
 
 function machineArguments(config: QemuConfig): string[] {
   const mebibytes = (bytes: number): string => `${Math.ceil(bytes / (1024 * 1024))}M`;

@@ -140,10 +140,12 @@ export class HotPlug {
     if (this.#pluggableMemoryBytes === 0) return;
     await this.#qmp.execute("qom-set", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size", value: pluggedBytes }, options);
     // The guest takes it block by block, 0.1 s in all under emulation; QEMU's event of it comes at most once a second.
-    await eventually(`grow memory by ${pluggedBytes} bytes`, async () => ((await this.#pluggedMemoryBytes(options)) >= pluggedBytes ? true : undefined), { ...options, timeoutMs: Math.min(options.timeoutMs ?? Infinity, growTimeoutMs) });
+    await eventually(`grow memory by ${pluggedBytes} bytes`, async () => ((await this.presentMemoryBytes(options)) >= pluggedBytes ? true : undefined), { ...options, timeoutMs: Math.min(options.timeoutMs ?? Infinity, growTimeoutMs) });
   }
 
-  async #pluggedMemoryBytes(options: WaitOptions): Promise<number> {
+  /** Plugged memory that the guest has at the moment. */
+  async presentMemoryBytes(options: WaitOptions): Promise<number> {
+    if (this.#pluggableMemoryBytes === 0) return 0;
     return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "size" }, options)); // QEMU's schema: an integer
   }
 

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, readlinkSync } from "node:fs";
 import { orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { UndoStack } from "../../../shared/base/undo.ts";
@@ -6,13 +6,14 @@ import { isAlive, type ProcessIdentity } from "../../../shared/linux/proc.ts";
 import { describeExit, terminateProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
 import { watchProcess } from "../../../shared/linux/watch-process.ts";
 import type { Ledger } from "../../store/ledger.ts";
-import type { Accelerator, DiskSpec, NicSpec, PluggedDevices, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
+import type { Accelerator, CaptureResult, CaptureTarget, DiskSpec, NicSpec, PluggedDevices, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
 import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { HotPlug } from "./hot-plug.ts";
-import { agentPortIds } from "./arguments.ts";
+import { agentPortIds, qemuFds } from "./arguments.ts";
+import { copyMemory, copyTouchedPages, findGuestMemory } from "../guest-memory.ts";
 import { vmmKind, type VmmSpec } from "./launch.ts";
-import { loadState, saveState } from "./migration.ts";
+import { loadDevices, saveDevices } from "./migration.ts";
 
 /** QEMU opens its monitor within 100 ms; a host that swaps may take seconds. */
 const monitorTimeoutMs = 15_000;
@@ -46,6 +47,7 @@ export class QemuMachine implements VirtualMachine {
   readonly #qmp: QmpClient;
   readonly #console: ConsoleLog;
   readonly #hotPlug: HotPlug;
+  readonly #bootMemoryBytes: number;
   #exitReason: VmExit["reason"] = "died";
   #killing: Promise<void> | undefined;
 
@@ -57,6 +59,7 @@ export class QemuMachine implements VirtualMachine {
     this.#qmp = qmp;
     this.#console = console;
     this.#hotPlug = hotPlug;
+    this.#bootMemoryBytes = spec.config.bootMemoryBytes;
     qmp.onEvent((event) => this.#noteEnd(event));
     this.exited = process.exited.then(async (exit) => {
       this.#hotPlug.vmEnded();
@@ -91,7 +94,7 @@ export class QemuMachine implements VirtualMachine {
   static async restore(spec: VmmSpec, stateFd: number, consolePath: string, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<QemuMachine> {
     const machine = await QemuMachine.boot(spec, consolePath, ledger, undo, wait);
     try {
-      await loadState(machine.#qmp, stateFd, wait);
+      await loadDevices(machine.#qmp, stateFd, wait);
       await machine.resume(wait);
       return machine;
     } catch (error) {
@@ -166,14 +169,40 @@ export class QemuMachine implements VirtualMachine {
     await this.#qmp.execute("cont", {}, options);
   }
 
+  /** Memory that was plugged has a backing of its own, which is not saved: without it the guest would find zeros. */
+  async #requireNothingPlugged(options: WaitOptions): Promise<void> {
+    const bytes = await this.#hotPlug.presentMemoryBytes(options);
+    if (bytes > 0) throw new RuntimeError("failed_precondition", `save the VM: ${bytes} bytes of its memory were plugged, and only what it booted with can be saved`, { reason: "memory_plugged", hint: "lower the memory limits of its containers" });
+  }
+
   async save(stateFd: number, disconnect: () => void, options: WaitOptions = {}): Promise<void> {
     // The agent opens a port anew when its host has gone. In a restored guest that has still to do so,
     // the next host's greeting would go with what is dropped then.
     const reopened = agentPortIds.map(async (port) => this.#qmp.nextEvent(`open "${port}" anew`, ({ event, data }) => event === "VSERPORT_CHANGE" && data["id"] === port && data["open"] === true, { ...options, timeoutMs: reopenTimeoutMs }));
     disconnect();
     await Promise.allSettled(reopened);
+    await this.#requireNothingPlugged(options);
     await this.pause(options);
-    await saveState(this.#qmp, stateFd, options);
+    await saveDevices(this.#qmp, stateFd, options);
+  }
+
+  async capture({ stateFd, memoryFd, whilePaused, goOn }: CaptureTarget, options: WaitOptions = {}): Promise<CaptureResult> {
+    await this.#requireNothingPlugged(options);
+    const { pid } = this.identity;
+    const region = findGuestMemory(pid, this.#bootMemoryBytes);
+    // Most of it is in the file that the VM began from, which does not change: before the pause.
+    const baseFd = openBase(pid);
+    if (baseFd !== undefined) await copyMemory(baseFd, memoryFd, region.bytes).finally(() => closeSync(baseFd));
+    await this.pause(options);
+    const pausedMs = performance.now();
+    try {
+      const touchedBytes = await copyTouchedPages(pid, region, memoryFd);
+      await saveDevices(this.#qmp, stateFd, options);
+      await whilePaused();
+      return { touchedBytes, pauseMs: performance.now() - pausedMs };
+    } finally {
+      if (goOn) await this.resume(options);
+    }
   }
 
   kill(): Promise<void> {
@@ -207,6 +236,12 @@ export class QemuMachine implements VirtualMachine {
 /** Most bytes of memory that may be plugged on a host with that much: all of it, in whole steps, so that no limit the host can hold is refused later. */
 export function pluggableMemoryBytes(hostMemoryBytes: number, stepBytes: number): number {
   return Math.floor(hostMemoryBytes / stepBytes) * stepBytes;
+}
+
+/** The file below a VM's private memory; undefined when it began with none. */
+function openBase(pid: number): number | undefined {
+  const path = `/proc/${pid}/fd/${qemuFds.memory}`;
+  return readlinkSync(path).startsWith("/memfd:") ? openSync(path, "r") : undefined;
 }
 
 /** The end of QEMU's log, on one line. */

@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file owner.proto.
  */
 export const file_owner: GenFile = /*@__PURE__*/
-  fileDesc("Cgtvd25lci5wcm90bxILY2FzZW1hdGUudjEiHQoKTGVhc2VJbnB1dBIPCgdyZWxlYXNlGAEgASgIIg0KC0xlYXNlT3V0cHV0IjEKDExpbWl0UmVxdWVzdBIQCgh0b3RhbF9tcxgBIAEoBBIPCgdpZGxlX21zGAIgASgEItgCCg1DcmVhdGVPcHRpb25zEgwKBHVzZXIYASABKAkSEgoKY3JlYXRlX2N3ZBgCIAEoCBINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhgKEGNvbnRhaW5lcl9mb2xkZXIYBSABKAkSDgoGbm9fbG9nGAggASgIEhcKD2d1ZXN0X2V0Y19maWxlcxgJIAEoCBITCgtob2xkX291dHB1dBgKIAEoCBITCgthdXRvX3JlbW92ZRgGIAEoCBIUCgxsYXN0X29uZV9vdXQYByABKAgSDAoEaW5pdBgLIAEoCBIMCgRpZGxlGAwgASgIEhIKCnRpbWVvdXRfbXMYDSABKAQSGgoSbG9nX21heF9maWxlX2J5dGVzGA4gASgEEhUKDWxvZ19tYXhfZmlsZXMYDyABKA0irQEKCEV4ZWNTcGVjEhQKDHByb2Nlc3NfanNvbhgBIAEoDBIMCgR1c2VyGAIgASgJEg0KBXN0ZGluGAMgASgIEjAKDXRlcm1pbmFsX3NpemUYBCABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemUSEwoLaG9sZF9vdXRwdXQYBSABKAgSEwoLYXV0b19yZW1vdmUYBiABKAgSEgoKb3duX2Nncm91cBgHIAEoCCJXCg1FeGVjVm1SZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAkSEAoIdGVybWluYWwYAiABKAgSIwoEc3BlYxgDIAEoCzIVLmNhc2VtYXRlLnYxLkV4ZWNTcGVjIuoBCgtBdHRhY2hJbnB1dBInCgRvcGVuGAEgASgLMhcuY2FzZW1hdGUudjEuQXR0YWNoT3BlbkgAEikKBXN0ZGluGAIgASgLMhguY2FzZW1hdGUudjEuU3RyZWFtQnl0ZXNIABIrCglzdGRpbl9lbmQYAyABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1FbmRIABIlCgNhY2sYBCABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1BY2tIABIrCgZyZXNpemUYBSABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemVIAEIGCgRraW5kIn8KCkF0dGFjaE9wZW4SFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDQoFc3RkaW4YAyABKAgSDgoGb3V0cHV0GAQgASgIEisKBnJlc3VtZRgFIAEoCzIbLmNhc2VtYXRlLnYxLkF0dGFjaFBvc2l0aW9uIlQKDkF0dGFjaFBvc2l0aW9uEhUKDXN0ZG91dF9vZmZzZXQYASABKAQSFQoNc3RkZXJyX29mZnNldBgCIAEoBBIUCgxzdGRpbl9vZmZzZXQYAyABKAQiOAoLU3RyZWFtQnl0ZXMSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEEg0KBWJ5dGVzGAMgASgMIicKCVN0cmVhbUVuZBIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQiJwoJU3RyZWFtQWNrEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBCL2AQoMQXR0YWNoT3V0cHV0Ei0KBm9wZW5lZBgBIAEoCzIbLmNhc2VtYXRlLnYxLkF0dGFjaFBvc2l0aW9uSAASKgoGb3V0cHV0GAIgASgLMhguY2FzZW1hdGUudjEuU3RyZWFtQnl0ZXNIABIsCgpvdXRwdXRfZW5kGAMgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtRW5kSAASKwoJc3RkaW5fYWNrGAQgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtQWNrSAASKAoEZXhpdBgFIAEoCzIYLmNhc2VtYXRlLnYxLlByb2Nlc3NFeGl0SABCBgoEa2luZCJ0CgtQcm9jZXNzRXhpdBITCgtleGl0X3N0YXR1cxgBIAEoDRIcChRleGl0ZWRfYXRfdW5peF9uYW5vcxgCIAEoAxISCgpvb21fa2lsbGVkGAMgASgIEg4KBnJlYXNvbhgEIAEoCRIOCgZzaWduYWwYBSABKA0iJgoOSW5zcGVjdFJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIoUCCg9JbnNwZWN0UmVzcG9uc2USEgoKc2FuZGJveF9pZBgBIAEoCRIRCglvd25lcl9waWQYAiABKA0SDwoHdm1tX3BpZBgDIAEoDRITCgthY2NlbGVyYXRvchgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQSEgoKdmNwdV9jb3VudBgGIAEoDRISCgpzdGFydGVkX2J5GAcgASgJEg0KBXN0YXRlGAggASgJEjEKCmNvbnRhaW5lcnMYCSADKAsyHS5jYXNlbWF0ZS52MS5Db250YWluZXJTdW1tYXJ5EhQKDGd1ZXN0X2tlcm5lbBgKIAEoCRIPCgdib290X21zGAsgASgEInEKEENvbnRhaW5lclN1bW1hcnkSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBnN0YXR1cxgCIAEoCRIRCglndWVzdF9waWQYAyABKA0SEAoIZXhlY19pZHMYBCADKAkSEgoKaXBfYWRkcmVzcxgFIAEoCSIUChJPd25lckV2ZW50c1JlcXVlc3QixwEKCk93bmVyRXZlbnQSEgoKdW5peF9uYW5vcxgBIAEoAxIOCgZhY3Rpb24YAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEg8KB2V4ZWNfaWQYBCABKAkSOwoKYXR0cmlidXRlcxgFIAMoCzInLmNhc2VtYXRlLnYxLk93bmVyRXZlbnQuQXR0cmlidXRlc0VudHJ5GjEKD0F0dHJpYnV0ZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiEKC1N0b3BSZXF1ZXN0EhIKCnRpbWVvdXRfbXMYASABKA0iJQoMU3RhdHNSZXF1ZXN0EhUKDWNvbnRhaW5lcl9pZHMYASADKAkiswEKDVN0YXRzUmVzcG9uc2USLwoKY29udGFpbmVycxgBIAMoCzIbLmNhc2VtYXRlLnYxLkNvbnRhaW5lclN0YXRzEjAKDmhvc3RfcHJvY2Vzc2VzGAIgAygLMhguY2FzZW1hdGUudjEuSG9zdFByb2Nlc3MSFAoMbWVtb3J5X2J5dGVzGAMgASgEEhIKCnZjcHVfY291bnQYBCABKA0SFQoNcmVhZF9hdF9uYW5vcxgFIAEoBCJNCg5Db250YWluZXJTdGF0cxIUCgxjb250YWluZXJfaWQYASABKAkSJQoHbWV0cmljcxgCIAEoCzIULmdvb2dsZS5wcm90b2J1Zi5BbnkiUQoLSG9zdFByb2Nlc3MSDAoEbmFtZRgBIAEoCRILCgNwaWQYAiABKA0SFAoMbWVtb3J5X2J5dGVzGAMgASgEEhEKCWNwdV9uYW5vcxgEIAEoBDKPBgoFT3duZXISQQoGQXR0YWNoEhguY2FzZW1hdGUudjEuQXR0YWNoSW5wdXQaGS5jYXNlbWF0ZS52MS5BdHRhY2hPdXRwdXQoATABEkQKB0luc3BlY3QSGy5jYXNlbWF0ZS52MS5JbnNwZWN0UmVxdWVzdBocLmNhc2VtYXRlLnYxLkluc3BlY3RSZXNwb25zZRJECgZFdmVudHMSHy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50c1JlcXVlc3QaFy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50MAESOAoEU3RvcBIYLmNhc2VtYXRlLnYxLlN0b3BSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBVN0YXRzEhkuY2FzZW1hdGUudjEuU3RhdHNSZXF1ZXN0GhouY2FzZW1hdGUudjEuU3RhdHNSZXNwb25zZRI+CgxQYXVzZVNhbmRib3gSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoNUmVzdW1lU2FuZGJveBIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI8CgZFeGVjVm0SGi5jYXNlbWF0ZS52MS5FeGVjVm1SZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBUxlYXNlEhcuY2FzZW1hdGUudjEuTGVhc2VJbnB1dBoYLmNhc2VtYXRlLnYxLkxlYXNlT3V0cHV0KAEwARI6CgVMaW1pdBIZLmNhc2VtYXRlLnYxLkxpbWl0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI7CgRGaWxlEhguY2FzZW1hdGUudjEuRmlsZVJlcXVlc3QaGS5jYXNlbWF0ZS52MS5GaWxlUmVzcG9uc2USRQoJV2F0Y2hGaWxlEh0uY2FzZW1hdGUudjEuV2F0Y2hGaWxlUmVxdWVzdBoXLmNhc2VtYXRlLnYxLkZpbGVDaGFuZ2UwAWIGcHJvdG8z", [file_file, file_google_protobuf_any, file_google_protobuf_empty, file_terminal]);
+  fileDesc("Cgtvd25lci5wcm90bxILY2FzZW1hdGUudjEiHQoKTGVhc2VJbnB1dBIPCgdyZWxlYXNlGAEgASgIIg0KC0xlYXNlT3V0cHV0IjEKDExpbWl0UmVxdWVzdBIQCgh0b3RhbF9tcxgBIAEoBBIPCgdpZGxlX21zGAIgASgEItgCCg1DcmVhdGVPcHRpb25zEgwKBHVzZXIYASABKAkSEgoKY3JlYXRlX2N3ZBgCIAEoCBINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhgKEGNvbnRhaW5lcl9mb2xkZXIYBSABKAkSDgoGbm9fbG9nGAggASgIEhcKD2d1ZXN0X2V0Y19maWxlcxgJIAEoCBITCgtob2xkX291dHB1dBgKIAEoCBITCgthdXRvX3JlbW92ZRgGIAEoCBIUCgxsYXN0X29uZV9vdXQYByABKAgSDAoEaW5pdBgLIAEoCBIMCgRpZGxlGAwgASgIEhIKCnRpbWVvdXRfbXMYDSABKAQSGgoSbG9nX21heF9maWxlX2J5dGVzGA4gASgEEhUKDWxvZ19tYXhfZmlsZXMYDyABKA0irQEKCEV4ZWNTcGVjEhQKDHByb2Nlc3NfanNvbhgBIAEoDBIMCgR1c2VyGAIgASgJEg0KBXN0ZGluGAMgASgIEjAKDXRlcm1pbmFsX3NpemUYBCABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemUSEwoLaG9sZF9vdXRwdXQYBSABKAgSEwoLYXV0b19yZW1vdmUYBiABKAgSEgoKb3duX2Nncm91cBgHIAEoCCJXCg1FeGVjVm1SZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAkSEAoIdGVybWluYWwYAiABKAgSIwoEc3BlYxgDIAEoCzIVLmNhc2VtYXRlLnYxLkV4ZWNTcGVjIuoBCgtBdHRhY2hJbnB1dBInCgRvcGVuGAEgASgLMhcuY2FzZW1hdGUudjEuQXR0YWNoT3BlbkgAEikKBXN0ZGluGAIgASgLMhguY2FzZW1hdGUudjEuU3RyZWFtQnl0ZXNIABIrCglzdGRpbl9lbmQYAyABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1FbmRIABIlCgNhY2sYBCABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1BY2tIABIrCgZyZXNpemUYBSABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemVIAEIGCgRraW5kIn8KCkF0dGFjaE9wZW4SFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDQoFc3RkaW4YAyABKAgSDgoGb3V0cHV0GAQgASgIEisKBnJlc3VtZRgFIAEoCzIbLmNhc2VtYXRlLnYxLkF0dGFjaFBvc2l0aW9uIlQKDkF0dGFjaFBvc2l0aW9uEhUKDXN0ZG91dF9vZmZzZXQYASABKAQSFQoNc3RkZXJyX29mZnNldBgCIAEoBBIUCgxzdGRpbl9vZmZzZXQYAyABKAQiOAoLU3RyZWFtQnl0ZXMSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEEg0KBWJ5dGVzGAMgASgMIicKCVN0cmVhbUVuZBIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQiJwoJU3RyZWFtQWNrEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBCL2AQoMQXR0YWNoT3V0cHV0Ei0KBm9wZW5lZBgBIAEoCzIbLmNhc2VtYXRlLnYxLkF0dGFjaFBvc2l0aW9uSAASKgoGb3V0cHV0GAIgASgLMhguY2FzZW1hdGUudjEuU3RyZWFtQnl0ZXNIABIsCgpvdXRwdXRfZW5kGAMgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtRW5kSAASKwoJc3RkaW5fYWNrGAQgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtQWNrSAASKAoEZXhpdBgFIAEoCzIYLmNhc2VtYXRlLnYxLlByb2Nlc3NFeGl0SABCBgoEa2luZCJ0CgtQcm9jZXNzRXhpdBITCgtleGl0X3N0YXR1cxgBIAEoDRIcChRleGl0ZWRfYXRfdW5peF9uYW5vcxgCIAEoAxISCgpvb21fa2lsbGVkGAMgASgIEg4KBnJlYXNvbhgEIAEoCRIOCgZzaWduYWwYBSABKA0iOgoOQ2FwdHVyZVJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRrZWVwGAIgASgIEgwKBHN0b3AYAyABKAgiOgoPQ2FwdHVyZVJlc3BvbnNlEhAKCHBhdXNlX21zGAEgASgBEhUKDXRvdWNoZWRfYnl0ZXMYAiABKAQiJgoOSW5zcGVjdFJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIoUCCg9JbnNwZWN0UmVzcG9uc2USEgoKc2FuZGJveF9pZBgBIAEoCRIRCglvd25lcl9waWQYAiABKA0SDwoHdm1tX3BpZBgDIAEoDRITCgthY2NlbGVyYXRvchgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQSEgoKdmNwdV9jb3VudBgGIAEoDRISCgpzdGFydGVkX2J5GAcgASgJEg0KBXN0YXRlGAggASgJEjEKCmNvbnRhaW5lcnMYCSADKAsyHS5jYXNlbWF0ZS52MS5Db250YWluZXJTdW1tYXJ5EhQKDGd1ZXN0X2tlcm5lbBgKIAEoCRIPCgdib290X21zGAsgASgEInEKEENvbnRhaW5lclN1bW1hcnkSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBnN0YXR1cxgCIAEoCRIRCglndWVzdF9waWQYAyABKA0SEAoIZXhlY19pZHMYBCADKAkSEgoKaXBfYWRkcmVzcxgFIAEoCSIUChJPd25lckV2ZW50c1JlcXVlc3QixwEKCk93bmVyRXZlbnQSEgoKdW5peF9uYW5vcxgBIAEoAxIOCgZhY3Rpb24YAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEg8KB2V4ZWNfaWQYBCABKAkSOwoKYXR0cmlidXRlcxgFIAMoCzInLmNhc2VtYXRlLnYxLk93bmVyRXZlbnQuQXR0cmlidXRlc0VudHJ5GjEKD0F0dHJpYnV0ZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiEKC1N0b3BSZXF1ZXN0EhIKCnRpbWVvdXRfbXMYASABKA0iJQoMU3RhdHNSZXF1ZXN0EhUKDWNvbnRhaW5lcl9pZHMYASADKAkiswEKDVN0YXRzUmVzcG9uc2USLwoKY29udGFpbmVycxgBIAMoCzIbLmNhc2VtYXRlLnYxLkNvbnRhaW5lclN0YXRzEjAKDmhvc3RfcHJvY2Vzc2VzGAIgAygLMhguY2FzZW1hdGUudjEuSG9zdFByb2Nlc3MSFAoMbWVtb3J5X2J5dGVzGAMgASgEEhIKCnZjcHVfY291bnQYBCABKA0SFQoNcmVhZF9hdF9uYW5vcxgFIAEoBCJNCg5Db250YWluZXJTdGF0cxIUCgxjb250YWluZXJfaWQYASABKAkSJQoHbWV0cmljcxgCIAEoCzIULmdvb2dsZS5wcm90b2J1Zi5BbnkiUQoLSG9zdFByb2Nlc3MSDAoEbmFtZRgBIAEoCRILCgNwaWQYAiABKA0SFAoMbWVtb3J5X2J5dGVzGAMgASgEEhEKCWNwdV9uYW5vcxgEIAEoBDLVBgoFT3duZXISQQoGQXR0YWNoEhguY2FzZW1hdGUudjEuQXR0YWNoSW5wdXQaGS5jYXNlbWF0ZS52MS5BdHRhY2hPdXRwdXQoATABEkQKB0luc3BlY3QSGy5jYXNlbWF0ZS52MS5JbnNwZWN0UmVxdWVzdBocLmNhc2VtYXRlLnYxLkluc3BlY3RSZXNwb25zZRJECgZFdmVudHMSHy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50c1JlcXVlc3QaFy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50MAESOAoEU3RvcBIYLmNhc2VtYXRlLnYxLlN0b3BSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBVN0YXRzEhkuY2FzZW1hdGUudjEuU3RhdHNSZXF1ZXN0GhouY2FzZW1hdGUudjEuU3RhdHNSZXNwb25zZRI+CgxQYXVzZVNhbmRib3gSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoNUmVzdW1lU2FuZGJveBIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI8CgZFeGVjVm0SGi5jYXNlbWF0ZS52MS5FeGVjVm1SZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBUxlYXNlEhcuY2FzZW1hdGUudjEuTGVhc2VJbnB1dBoYLmNhc2VtYXRlLnYxLkxlYXNlT3V0cHV0KAEwARI6CgVMaW1pdBIZLmNhc2VtYXRlLnYxLkxpbWl0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJECgdDYXB0dXJlEhsuY2FzZW1hdGUudjEuQ2FwdHVyZVJlcXVlc3QaHC5jYXNlbWF0ZS52MS5DYXB0dXJlUmVzcG9uc2USOwoERmlsZRIYLmNhc2VtYXRlLnYxLkZpbGVSZXF1ZXN0GhkuY2FzZW1hdGUudjEuRmlsZVJlc3BvbnNlEkUKCVdhdGNoRmlsZRIdLmNhc2VtYXRlLnYxLldhdGNoRmlsZVJlcXVlc3QaFy5jYXNlbWF0ZS52MS5GaWxlQ2hhbmdlMAFiBnByb3RvMw", [file_file, file_google_protobuf_any, file_google_protobuf_empty, file_terminal]);
 
 /**
  * @generated from message casemate.v1.LeaseInput
@@ -566,6 +566,63 @@ export const ProcessExitSchema: GenMessage<ProcessExit> = /*@__PURE__*/
   messageDesc(file_owner, 13);
 
 /**
+ * @generated from message casemate.v1.CaptureRequest
+ */
+export type CaptureRequest = Message<"casemate.v1.CaptureRequest"> & {
+  /**
+   * Of the snapshot; its folder exists and is empty.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Write the memory to disk. Otherwise a process holds it, for the moments of a fork.
+   *
+   * @generated from field: bool keep = 2;
+   */
+  keep: boolean;
+
+  /**
+   * @generated from field: bool stop = 3;
+   */
+  stop: boolean;
+};
+
+/**
+ * Describes the message casemate.v1.CaptureRequest.
+ * Use `create(CaptureRequestSchema)` to create a new message.
+ */
+export const CaptureRequestSchema: GenMessage<CaptureRequest> = /*@__PURE__*/
+  messageDesc(file_owner, 14);
+
+/**
+ * @generated from message casemate.v1.CaptureResponse
+ */
+export type CaptureResponse = Message<"casemate.v1.CaptureResponse"> & {
+  /**
+   * How long the sandbox stood still.
+   *
+   * @generated from field: double pause_ms = 1;
+   */
+  pauseMs: number;
+
+  /**
+   * Memory that it had written since it began.
+   *
+   * @generated from field: uint64 touched_bytes = 2;
+   */
+  touchedBytes: bigint;
+};
+
+/**
+ * Describes the message casemate.v1.CaptureResponse.
+ * Use `create(CaptureResponseSchema)` to create a new message.
+ */
+export const CaptureResponseSchema: GenMessage<CaptureResponse> = /*@__PURE__*/
+  messageDesc(file_owner, 15);
+
+/**
  * @generated from message casemate.v1.InspectRequest
  */
 export type InspectRequest = Message<"casemate.v1.InspectRequest"> & {
@@ -582,7 +639,7 @@ export type InspectRequest = Message<"casemate.v1.InspectRequest"> & {
  * Use `create(InspectRequestSchema)` to create a new message.
  */
 export const InspectRequestSchema: GenMessage<InspectRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 14);
+  messageDesc(file_owner, 16);
 
 /**
  * @generated from message casemate.v1.InspectResponse
@@ -655,7 +712,7 @@ export type InspectResponse = Message<"casemate.v1.InspectResponse"> & {
  * Use `create(InspectResponseSchema)` to create a new message.
  */
 export const InspectResponseSchema: GenMessage<InspectResponse> = /*@__PURE__*/
-  messageDesc(file_owner, 15);
+  messageDesc(file_owner, 17);
 
 /**
  * @generated from message casemate.v1.ContainerSummary
@@ -692,7 +749,7 @@ export type ContainerSummary = Message<"casemate.v1.ContainerSummary"> & {
  * Use `create(ContainerSummarySchema)` to create a new message.
  */
 export const ContainerSummarySchema: GenMessage<ContainerSummary> = /*@__PURE__*/
-  messageDesc(file_owner, 16);
+  messageDesc(file_owner, 18);
 
 /**
  * @generated from message casemate.v1.OwnerEventsRequest
@@ -705,7 +762,7 @@ export type OwnerEventsRequest = Message<"casemate.v1.OwnerEventsRequest"> & {
  * Use `create(OwnerEventsRequestSchema)` to create a new message.
  */
 export const OwnerEventsRequestSchema: GenMessage<OwnerEventsRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 17);
+  messageDesc(file_owner, 19);
 
 /**
  * @generated from message casemate.v1.OwnerEvent
@@ -744,7 +801,7 @@ export type OwnerEvent = Message<"casemate.v1.OwnerEvent"> & {
  * Use `create(OwnerEventSchema)` to create a new message.
  */
 export const OwnerEventSchema: GenMessage<OwnerEvent> = /*@__PURE__*/
-  messageDesc(file_owner, 18);
+  messageDesc(file_owner, 20);
 
 /**
  * @generated from message casemate.v1.StopRequest
@@ -761,7 +818,7 @@ export type StopRequest = Message<"casemate.v1.StopRequest"> & {
  * Use `create(StopRequestSchema)` to create a new message.
  */
 export const StopRequestSchema: GenMessage<StopRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 19);
+  messageDesc(file_owner, 21);
 
 /**
  * @generated from message casemate.v1.StatsRequest
@@ -780,7 +837,7 @@ export type StatsRequest = Message<"casemate.v1.StatsRequest"> & {
  * Use `create(StatsRequestSchema)` to create a new message.
  */
 export const StatsRequestSchema: GenMessage<StatsRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 20);
+  messageDesc(file_owner, 22);
 
 /**
  * @generated from message casemate.v1.StatsResponse
@@ -821,7 +878,7 @@ export type StatsResponse = Message<"casemate.v1.StatsResponse"> & {
  * Use `create(StatsResponseSchema)` to create a new message.
  */
 export const StatsResponseSchema: GenMessage<StatsResponse> = /*@__PURE__*/
-  messageDesc(file_owner, 21);
+  messageDesc(file_owner, 23);
 
 /**
  * @generated from message casemate.v1.ContainerStats
@@ -845,7 +902,7 @@ export type ContainerStats = Message<"casemate.v1.ContainerStats"> & {
  * Use `create(ContainerStatsSchema)` to create a new message.
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
-  messageDesc(file_owner, 22);
+  messageDesc(file_owner, 24);
 
 /**
  * A process on the host that serves the sandbox.
@@ -885,7 +942,7 @@ export type HostProcess = Message<"casemate.v1.HostProcess"> & {
  * Use `create(HostProcessSchema)` to create a new message.
  */
 export const HostProcessSchema: GenMessage<HostProcess> = /*@__PURE__*/
-  messageDesc(file_owner, 23);
+  messageDesc(file_owner, 25);
 
 /**
  * What an owner offers beyond containerd's Task.
@@ -989,6 +1046,16 @@ export const Owner: GenService<{
     methodKind: "unary";
     input: typeof LimitRequestSchema;
     output: typeof EmptySchema;
+  },
+  /**
+   * Saves the sandbox as it lives under a name, and lets it go on unless `stop` is set.
+   *
+   * @generated from rpc casemate.v1.Owner.Capture
+   */
+  capture: {
+    methodKind: "unary";
+    input: typeof CaptureRequestSchema;
+    output: typeof CaptureResponseSchema;
   },
   /**
    * As Guest's. SIGKILL to an exec and everything it has started is Task's Kill with `all` and an exec id.

@@ -1,0 +1,143 @@
+import { rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import type { WaitOptions } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { withUndo } from "../../shared/base/undo.ts";
+import { machineKey } from "../assemble.ts";
+import { startOwner } from "../control/start-owner.ts";
+import type { SandboxClone, SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { ContainerStore, type ContainerRecord, type PublishRequest } from "../store/container-store.ts";
+import { readBootId } from "../store/host-facts.ts";
+import { containerPaths, snapshotPaths, type StateFolders } from "../store/paths.ts";
+import { execRecordName, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
+import { claimSnapshot, readSnapshot, removeSnapshot, type Snapshot, type SnapshotContainer } from "../template/snapshot-store.ts";
+import { copySparse } from "../template/template-store.ts";
+import { buildSpec } from "./build-spec.ts";
+import { requireRunning, withOwner } from "./end-container.ts";
+import { defaultHostname, newContainerId, newContainerName, newSandboxId } from "./names.ts";
+
+/** What a sandbox that goes on from a snapshot is given. */
+export interface CloneOptions extends WaitOptions {
+  /** Of the container, when there is one; further ones get a number. Default: made up. */
+  readonly name?: string | undefined;
+  /** `same`: the host ports of the snapshot, which must be free; `free`: any free one for each. */
+  readonly ports: "same" | "free";
+  readonly debug: boolean;
+}
+
+/** What a snapshot is made with. */
+export interface SnapshotOptions extends WaitOptions {
+  readonly name: string;
+  /** End the sandbox when it is saved. */
+  readonly stop: boolean;
+}
+
+/** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`). */
+export async function createSnapshot(folders: StateFolders, record: ContainerRecord, { name, stop, ...wait }: SnapshotOptions): Promise<Snapshot> {
+  requireRunning(folders, record, "save");
+  claimSnapshot(folders, name);
+  await capture(folders, record, { name, keep: true, stop }, wait);
+  return readSnapshot(folders, name);
+}
+
+/** What {@link forkSandbox} has made. */
+export interface Fork {
+  readonly containers: readonly ContainerRecord[];
+  /** How long the parent stood still. */
+  readonly pauseMs: number;
+}
+
+/** Makes live copies of a running container's sandbox; it goes on. It is saved once, whatever the count. */
+export async function forkSandbox(folders: StateFolders, record: ContainerRecord, { count, name, ...options }: Omit<CloneOptions, "ports"> & { readonly count: number }): Promise<Fork> {
+  requireRunning(folders, record, "fork");
+  const snapshotName = `fork-${randomBytes(8).toString("hex")}`;
+  claimSnapshot(folders, snapshotName);
+  try {
+    await capture(folders, record, { name: snapshotName, keep: false, stop: false }, options);
+    const snapshot = readSnapshot(folders, snapshotName);
+    const containers: ContainerRecord[] = [];
+    for (let index = 0; index < count; index++) containers.push(...await cloneSandbox(folders, snapshot, { ...options, ports: "free", name: name === undefined || count === 1 ? name : `${name}-${index + 1}` }));
+    return { containers, pauseMs: snapshot.pauseMs };
+  } finally {
+    // The copies have what they need of it.
+    await removeSnapshot(folders, snapshotName);
+  }
+}
+
+/** Starts a sandbox that goes on where the snapshot was taken. When that fails nothing of it is left. */
+export async function cloneSandbox(folders: StateFolders, snapshot: Snapshot, options: CloneOptions): Promise<ContainerRecord[]> {
+  if (snapshot.machineKey !== machineKey(snapshot.accelerator)) throw new RuntimeError("failed_precondition", `start from snapshot "${snapshot.name}": it was made with another QEMU, CPU or kernel of this host`, { reason: "snapshot_of_another_host", hint: "make the snapshot anew" });
+  const store = new ContainerStore(folders);
+  const sandboxId = newSandboxId();
+  return withUndo(async (undo) => {
+    const disks = new Map(snapshot.images.map(({ diskId, path }) => [diskId, path]));
+    const clones: { readonly from: SnapshotContainer; readonly record: ContainerRecord }[] = [];
+    for (const [index, from] of snapshot.containers.entries()) {
+      const record = toRecord(from.record, sandboxId, options, index);
+      store.create(record, buildSpec(record));
+      undo.add(`container "${record.name}"`, () => store.remove(record));
+      const { disk } = containerPaths(folders, record.containerId);
+      for (const { diskId } of from.saved.disks.filter((one) => !disks.has(one.diskId))) {
+        await copySparse(snapshotPaths(folders, snapshot.name).disk(diskId), disk, options);
+        disks.set(diskId, disk);
+      }
+      clones.push({ from, record });
+    }
+    for (const { from, record } of clones) store.writeStatus(record.containerId, { ...store.readStatus(record.containerId), status: from.status, bootId: readBootId() });
+    await startOwner(configOf(folders, snapshot, sandboxId, clones, disks, options), options);
+    return clones.map(({ record }) => record);
+  });
+}
+
+async function capture(folders: StateFolders, record: ContainerRecord, request: { readonly name: string; readonly keep: boolean; readonly stop: boolean }, wait: WaitOptions): Promise<void> {
+  try {
+    await withOwner(folders, record, async ({ owner }) => owner.capture(request, wait));
+  } catch (error) {
+    await rm(snapshotPaths(folders, request.name).folder, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+function toRecord(record: ContainerRecord, sandboxId: string, { name, ports }: CloneOptions, index: number): ContainerRecord {
+  const containerId = newContainerId();
+  const free = (port: PublishRequest): PublishRequest => ({ ...port, hostPorts: undefined });
+  return {
+    ...record, containerId, sandboxId,
+    name: name === undefined ? newContainerName() : index === 0 ? name : `${name}-${index + 1}`,
+    createdAtUnixMs: Date.now(),
+    hostname: record.hostname === defaultHostname(record.containerId) ? defaultHostname(containerId) : record.hostname,
+    ports: ports === "free" ? record.ports.map(free) : record.ports,
+  };
+}
+
+function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, clones: readonly { readonly from: SnapshotContainer; readonly record: ContainerRecord }[], disks: ReadonlyMap<string, string>, { debug }: CloneOptions): SandboxConfig {
+  const { accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes, vcpuCount, network } = snapshot;
+  const [first] = clones;
+  const ids = new Map(clones.map(({ from, record }) => [from.saved.name, record.containerId]));
+  const clone: SandboxClone = {
+    snapshot: snapshot.name,
+    disks: [...disks].map(([diskId, path]) => ({ diskId, path })),
+    containerIds: Object.fromEntries(ids),
+    records: [...clones.map(({ from, record }) => toSavedContainer(folders, from.saved, record, disks)), ...snapshot.execs.flatMap((exec) => toSavedExec(exec, ids))],
+  };
+  return {
+    version: 1, sandboxId, folders, hostname: first?.record.hostname ?? "casemate", accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes, vcpuCount,
+    shares: false, network, ports: clones.flatMap(({ record }) => record.ports), clone, debug,
+  };
+}
+
+function toSavedContainer(folders: StateFolders, saved: SavedContainer, record: ContainerRecord, disks: ReadonlyMap<string, string>): SavedContainer {
+  const { folder, log } = containerPaths(folders, record.containerId);
+  return {
+    ...saved, name: record.containerId, bundle: folder,
+    disks: saved.disks.map(({ diskId, path }) => ({ diskId, path: disks.get(diskId) ?? path })),
+    io: { ...saved.io, logPath: saved.io.logPath === "" ? "" : log },
+    backing: { ...saved.backing, containerFolder: saved.backing.containerFolder === "" ? "" : folder, autoRemove: record.autoRemove },
+  };
+}
+
+/** Nobody is attached to a clone's execs, so what they print is dropped when nobody comes. */
+function toSavedExec(exec: SavedExec, ids: ReadonlyMap<string, string>): SavedExec[] {
+  const containerId = exec.containerId === "" ? "" : ids.get(exec.containerId);
+  return containerId === undefined ? [] : [{ ...exec, containerId, name: execRecordName(containerId, exec.execId) }];
+}

@@ -1,0 +1,122 @@
+import { createHash } from "node:crypto";
+import { closeSync, openSync, read as readCallback, readFileSync, write as writeCallback } from "node:fs";
+import { promisify } from "node:util";
+import { RuntimeError } from "../../shared/base/errors.ts";
+import { SyscallError, call, errno } from "../../shared/linux/libc.ts";
+
+/** lseek(2). */
+const SEEK_DATA = 3;
+const read = promisify(readCallback), write = promisify(writeCallback);
+
+/** Read at once. */
+const pieceBytes = 4 * 1024 * 1024;
+/** Left out when it is all zeros: half the memory of a freshly booted guest is. */
+const blockBytes = 64 * 1024;
+const zeros = Buffer.alloc(blockBytes);
+
+/** What {@link copyMemory} saw. */
+export interface CopiedMemory {
+  /** SHA-256 over number and bytes of every block that is not all zeros, hexadecimal: the same however sparse the file is. */
+  readonly hash: string;
+  readonly usedBytes: number;
+}
+
+/** Where the piece with the next bytes that are not a hole begins; `end` when there are none. */
+function nextData(fd: number, from: number, end: number): number {
+  if (from >= end) return end;
+  try {
+    const data = Number(call("long lseek(int, long, int)", fd, from, SEEK_DATA));
+    return Math.min(end, Math.floor(data / pieceBytes) * pieceBytes);
+  } catch (error) {
+    if (error instanceof SyscallError && error.errno === errno.ENXIO) return end;
+    throw error;
+  }
+}
+
+/** Copies a guest's memory between two files from their beginnings; where it is zero the target, which must be empty, stays sparse. Without a target it only looks. */
+export async function copyMemory(fromFd: number, toFd: number | undefined, bytes: number): Promise<CopiedMemory> {
+  const hash = createHash("sha256");
+  const piece = Buffer.allocUnsafe(pieceBytes);
+  const number = Buffer.alloc(4);
+  let usedBytes = 0;
+  for (let start = nextData(fromFd, 0, bytes); start < bytes; start = nextData(fromFd, start + pieceBytes, bytes)) {
+    const wanted = Math.min(pieceBytes, bytes - start);
+    const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
+    if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${bytes} bytes`);
+    for (let offset = 0; offset < wanted; offset += blockBytes) {
+      const block = piece.subarray(offset, Math.min(offset + blockBytes, wanted));
+      if (block.equals(block.length === blockBytes ? zeros : zeros.subarray(0, block.length))) continue;
+      number.writeUInt32LE((start + offset) / blockBytes);
+      hash.update(number).update(block);
+      usedBytes += block.length;
+      if (toFd !== undefined) await write(toFd, block, 0, block.length, start + offset);
+    }
+  }
+  return { hash: hash.digest("hex"), usedBytes };
+}
+
+const pageBytes = 4096;
+const pagemapEntryBytes = 8;
+/** Bits of a pagemap entry (kernel: Documentation/admin-guide/mm/pagemap.rst), in its upper half. */
+const present = 1 << 31, swapped = 1 << 30, ofFile = 1 << 29;
+/** Touched pages that lie together are copied at once, up to this many. */
+const runPages = 512;
+
+/** Where a VMM has a guest's memory in its own address space. */
+export interface MemoryRegion {
+  readonly address: number;
+  readonly bytes: number;
+}
+
+/**
+ * Finds the guest's memory among a process's mappings: the one private mapping of exactly that size.
+ * @throws RuntimeError `internal` when it cannot be told.
+ */
+export function findGuestMemory(pid: number, bytes: number): MemoryRegion {
+  const mappings = readFileSync(`/proc/${pid}/maps`, "latin1").split("\n").flatMap((line) => {
+    const [, from = "", to = "", permissions] = /^([0-9a-f]+)-([0-9a-f]+) (\S{4})/.exec(line) ?? [];
+    const address = Number.parseInt(from, 16);
+    return Number.parseInt(to, 16) - address === bytes && permissions === "rw-p" ? [address] : [];
+  });
+  const [address] = mappings;
+  if (address === undefined || mappings.length > 1) throw new RuntimeError("internal", `find the memory of VMM ${pid}: ${mappings.length} mappings have its size`);
+  return { address, bytes };
+}
+
+/**
+ * Copies the pages that a process has of its own in a private mapping, which are those that were
+ * written; what lies below them is the mapped file's. The process must stand still. Returns how many
+ * bytes were copied.
+ */
+export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: number): Promise<number> {
+  const pagemap = openSync(`/proc/${pid}/pagemap`, "r");
+  const memory = openSync(`/proc/${pid}/mem`, "r");
+  try {
+    const entries = Buffer.allocUnsafe(region.bytes / pageBytes * pagemapEntryBytes);
+    const { bytesRead } = await read(pagemap, entries, 0, entries.length, region.address / pageBytes * pagemapEntryBytes);
+    if (bytesRead !== entries.length) throw new RuntimeError("internal", `read the page map of VMM ${pid}: it ends early`);
+    const piece = Buffer.allocUnsafe(runPages * pageBytes);
+    let copied = 0;
+    for (let page = 0; page < region.bytes / pageBytes;) {
+      let end = page;
+      while (end - page < runPages && end < region.bytes / pageBytes && isTouched(entries, end)) end++;
+      if (end > page) {
+        const wanted = (end - page) * pageBytes;
+        const got = await read(memory, piece, 0, wanted, region.address + page * pageBytes);
+        if (got.bytesRead !== wanted) throw new RuntimeError("internal", `read the memory of VMM ${pid}: it ends early`);
+        await write(toFd, piece, 0, wanted, page * pageBytes);
+        copied += wanted;
+      }
+      page = Math.max(end, page + 1);
+    }
+    return copied;
+  } finally {
+    closeSync(pagemap);
+    closeSync(memory);
+  }
+}
+
+function isTouched(entries: Buffer, page: number): boolean {
+  const upper = entries.readInt32LE(page * pagemapEntryBytes + 4);
+  return (upper & swapped) !== 0 || ((upper & present) !== 0 && (upper & ofFile) === 0);
+}
