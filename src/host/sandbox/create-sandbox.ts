@@ -86,19 +86,19 @@ export const takeHostSteps: readonly Step<SandboxBuild>[] = [
   { name: "start network", when: ({ config }) => config.network !== "none", run: async (build) => { build.network = await build.surroundings.drivers.startNetwork(build.config, build.user, build.surroundings.ledger, build.undo, build.steps); } },
 ];
 
+/** What was saved while it lived has its size and its devices; only its addresses are new. */
+const isNew = ({ config }: SandboxBuild): boolean => config.clone === undefined;
+
 /** Last, the guest gets its size, its network and its share. */
 export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
-  { name: "grow memory", run: ({ vm, config }, wait) => vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), wait) },
-  { name: "grow vCPUs", when: ({ config }) => config.vcpuCount > 1, run: ({ vm, config }, wait) => vm.growVcpus(config.vcpuCount, wait) },
-  { name: "bring vCPUs online", when: ({ config }) => config.vcpuCount > 1, run: ({ connection, config }, wait) => connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, wait) },
-  { name: "plug NIC", when: ({ network }) => network !== undefined, run: ({ vm, network }, wait) => vm.plugNic(made(network).nic, wait) },
+  { name: "grow memory", when: isNew, run: ({ vm, config }, wait) => vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), wait) },
+  { name: "grow vCPUs", when: (build) => isNew(build) && build.config.vcpuCount > 1, run: ({ vm, config }, wait) => vm.growVcpus(config.vcpuCount, wait) },
+  { name: "bring vCPUs online", when: (build) => isNew(build) && build.config.vcpuCount > 1, run: ({ connection, config }, wait) => connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, wait) },
+  { name: "plug NIC", when: (build) => isNew(build) && build.network !== undefined, run: ({ vm, network }, wait) => vm.plugNic(made(network).nic, wait) },
   { name: "configure network", run: ({ connection, config, network }, wait) => configureGuestNetwork(connection, config, network?.guest, wait) },
   { name: "plug share", when: ({ shares }) => shares !== undefined, run: ({ vm, shares }, wait) => vm.plugShare(made(shares).device, wait) },
   { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
 ];
-
-/** A guest that was saved while it lived has its size; it gets addresses of its own. */
-export const equipCloneSteps: readonly Step<SandboxBuild>[] = equipGuestSteps.filter(({ name }) => name === "configure network");
 
 /** All names at once, before anything is taken. Struck last: what could not be given back stays in the ledger. */
 function writePlan({ config, surroundings: { drivers, ledger }, undo }: SandboxBuild): void {

@@ -15,7 +15,7 @@ import { adoptSandbox, listClone, processKey, saveEnd, type SandboxAdoption } fr
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { EventOrder } from "../agent-client/event-order.ts";
-import { LateGuard, SandboxBuild, equipCloneSteps, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
+import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
 
@@ -173,7 +173,7 @@ export class Sandbox {
       const build = new SandboxBuild(config, context, undo, steps, guard);
       await steps.runAll(takeHostSteps, build);
       await startGuest(build, context.log);
-      if (config.pristine !== true) await steps.runAll(config.clone === undefined ? equipGuestSteps : equipCloneSteps, build);
+      if (config.pristine !== true) await steps.runAll(equipGuestSteps, build);
       const clone = config.clone === undefined ? undefined : await listClone(build, guard);
       const { vm, connection, hello, network, shares } = build;
       const seen = { addresses: network?.guest.addresses ?? [], ports: network?.ports ?? [], warnings: network?.warnings ?? [] };
