@@ -17,4 +17,4 @@ export type { CallOptions, Command, LoadOptions, PlaceOptions, RunOptions, Sandb
 export { RunError, type ProcessExit, type RunResult } from "./library/run-result.ts";
 export type { SandboxInfo } from "./library/sandbox-info.ts";
 export type { LogEntry } from "./library/logs.ts";
-export { RuntimeError, type ErrorCode } from "./shared/base/errors.ts";
+export { RuntimeError, type ErrorCode, type ErrorDetails } from "./shared/base/errors.ts";

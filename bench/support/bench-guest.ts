@@ -63,6 +63,17 @@ export class BenchGuest implements AsyncDisposable {
     return took;
   }
 
+  /** The same, to the process's end. */
+  async runToEnd(): Promise<void> {
+    const process: OciProcess = { ...spec.process, args: ["true"] };
+    const { stdio, close } = this.#openStdio();
+    const execId = `e${++this.#execs}`;
+    const { guest, agent } = this.#agent.client;
+    await guest.exec({ containerId, execId, processJson: Buffer.from(JSON.stringify(process)), stdio, user: "" });
+    await agent.waitProcess({ containerId, execId });
+    close();
+  }
+
   /** The same exec by crun alone, by the guest's clock. */
   async crunExecMs(count: number): Promise<number> {
     return crunExecMs((script, input) => this.#agent.sh(input === undefined ? script : `${script} <<'END'\n${input}\nEND`), spec, containerId, count);

@@ -2,6 +2,7 @@ import { ContainerFileClient } from "../host/containers/container-file-client.ts
 import { untilSandboxGone, withOwner } from "../host/containers/end-container.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import { readPresentStatus } from "../host/store/present-status.ts";
+import { RuntimeError } from "../shared/base/errors.ts";
 import { bootContainer, type LaunchOptions } from "./launch.ts";
 
 /**
@@ -19,7 +20,8 @@ export async function withContainerFiles<T>(record: ContainerRecord, launch: Lau
   try {
     return await work(new ContainerFileClient(async () => client.owner, record.containerId));
   } finally {
-    await client.owner.stop({ timeoutMs: stopTimeoutMs }); // politely: what was written must reach the disk
+    // Politely: what was written must reach the disk. The owner may be gone before its answer is here.
+    await client.owner.stop({ timeoutMs: stopTimeoutMs }).catch((error: unknown) => { if (!RuntimeError.is(error, "unavailable")) throw error; });
     client.close();
     await untilSandboxGone(folders, record.sandboxId);
     store.writeStatus(record.containerId, before);

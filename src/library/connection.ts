@@ -52,7 +52,7 @@ export class SandboxConnection {
   /** Connects to the sandbox's owner and, if wanted, takes a lease. */
   static async open(folders: StateFolders, record: ContainerRecord, options: { readonly lease: boolean }): Promise<SandboxConnection> {
     const connection = new SandboxConnection(folders, record, await connectOwner(folders, record.sandboxId));
-    if (options.lease) await connection.#hold();
+    if (options.lease) await connection.#inUse(() => connection.#hold());
     return connection;
   }
 

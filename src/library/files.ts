@@ -60,7 +60,7 @@ const types: Readonly<Record<number, FileStat["type"]>> = { 0o100000: "file", 0o
 export class SandboxFiles {
   readonly #connection: SandboxConnection;
 
-  /** Called by {@link Sandbox}. */
+  /** @internal */
   constructor(connection: SandboxConnection) {
     this.#connection = connection;
   }

@@ -43,6 +43,7 @@ export class RunError extends RuntimeError {
   readonly stderr: string;
   readonly durationMs: number;
 
+  /** @internal */
   constructor(code: ErrorCode, message: string, partial: { readonly stdout: string; readonly stderr: string; readonly durationMs: number }, details: ErrorDetails = {}) {
     super(code, message, details);
     this.stdout = partial.stdout;

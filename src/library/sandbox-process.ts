@@ -45,7 +45,7 @@ export class SandboxProcess implements AsyncDisposable {
   readonly #running: Promise<RunningProcess>;
   readonly #exit: Promise<ProcessExit>;
 
-  /** Called by {@link Sandbox.spawn}. */
+  /** @internal */
   constructor(start: StartProcess, command: Command, options: SpawnOptions) {
     this.#stdin = options.stdin === "pipe" || (options.pty ?? false) !== false ? new PassThrough({ highWaterMark: inputBufferBytes }) : undefined;
     this.#running = start(command, options, { stdin: this.#stdin, stdout: this.stdout, stderr: this.stderr });

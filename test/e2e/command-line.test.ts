@@ -55,6 +55,6 @@ describe("the command line", () => {
     const [{ Path: path, Args: args }] = JSON.parse(await casemate.ok(["inspect", "x"])) as [{ Path: string; Args: string[] }];
     assert.deepEqual([path, ...args], ["ls", "--nmae", "-it"]);
     assert.equal(await casemate.ok(["inspect", "-f", "{{.Name}} {{.State.Status}} {{json .Config.Cmd}}", "x"]), "/x created [\"ls\",\"--nmae\",\"-it\"]");
-    assert.equal(await casemate.ok(["ps", "-a", "--format", "table {{.Names}}\\t{{.State}}"]), "NAMES   STATE\nx       created");
+    assert.equal(await casemate.ok(["ps", "-a", "--format", "table {{.Names}}\\t{{.State}}"]), "NAMES     STATE\nx         created");
   });
 });

@@ -10,6 +10,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { Sandbox } from "../../src/index.ts";
+import { stateFolders } from "../../src/host/store/paths.ts";
+import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 
@@ -23,7 +25,10 @@ before(async () => {
   const [packed] = JSON.parse(stdout.toString()) as readonly { readonly filename: string }[]; // npm's documented output
   tarball = join(folder, packed?.filename ?? "");
 });
-after(() => rmSync(folder, { recursive: true, force: true }));
+after(async () => {
+  rmSync(folder, { recursive: true, force: true });
+  await releaseTemplateMemory(stateFolders(undefined)); // it stays for the next start, which does not come
+});
 
 /** Code blocks of a README in one language. */
 function blocks(readme: string, language: string): string[] {
@@ -41,6 +46,10 @@ async function install(name: string): Promise<{ readonly cwd: string; readonly r
   await runProcess("npm", ["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", tarball], { cwd, timeoutMs: installTimeoutMs });
   return { cwd, readme };
 }
+
+test("the package resolves for whoever imports or requires it", async () => {
+  await runProcess(process.execPath, [join(root, "node_modules/publint/src/cli.js"), "run", tarball, "--strict"], { cwd: root, timeoutMs: installTimeoutMs });
+});
 
 const noneLeft = (): Promise<true> => eventually("the end of the sandboxes", async () => ((await Sandbox.list()).length === 0 ? true as const : undefined), { timeoutMs: 10_000, intervalMs: 100 });
 

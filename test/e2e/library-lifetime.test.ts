@@ -92,7 +92,7 @@ test("time limits end a sandbox whoever is connected; use holds off the idle one
 
 test("a start that cannot be, or is given up, leaves nothing", async () => {
   await assert.rejects(Sandbox.create({ root, image: "no.such.registry.invalid/nothing" }));
-  await assert.rejects(Sandbox.create({ root, image: "busybox", command: ["nowhere"], network: "none" }), (error: unknown) => RuntimeError.is(error) && error.reason === "executable_not_found");
+  await assert.rejects(Sandbox.create({ root, image: "busybox", user: "nobody-there", network: "none" }), (error: unknown) => RuntimeError.is(error) && error.reason === "user_not_found");
   const stop = new AbortController();
   const given = Sandbox.create({ root, image: "busybox", network: "none", signal: stop.signal, onProgress: (what) => { if (what === "starting the sandbox") setTimeout(() => stop.abort(), 300); } });
   await assert.rejects(given, (error: unknown) => RuntimeError.is(error, "canceled"));

@@ -1,5 +1,5 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { after, afterEach, before } from "node:test";
@@ -126,13 +126,16 @@ export function useCasemate(options: UseOptions = {}): Casemate {
   return casemate;
 }
 
-/** Guest images and templates take half a minute to make and are never changed: all tests use the machine's own. */
+/**
+ * Guest images and templates take half a minute to make and are never changed: all tests use the machine's
+ * own. Templates that starts of a test cause, those with an image in them, are the test's.
+ */
 export function shareGuest(root: string): void {
   const { data } = stateFolders(undefined);
-  for (const name of ["guest", "templates"]) {
-    mkdirSync(join(data, name), { recursive: true, mode: 0o711 });
-    symlinkSync(join(data, name), join(root, name));
-  }
+  const templates = join(data, "templates");
+  for (const folder of [join(data, "guest"), templates, join(root, "templates")]) mkdirSync(folder, { recursive: true, mode: 0o711 });
+  symlinkSync(join(data, "guest"), join(root, "guest"));
+  for (const key of readdirSync(templates).filter((name) => /^[0-9a-f]{32}$/.test(name))) symlinkSync(join(templates, key), join(root, "templates", key));
   // Trying KVM where it hangs takes 5 s.
   const accelerator = join(data, "accelerator.json");
   if (existsSync(accelerator)) copyFileSync(accelerator, join(root, "accelerator.json"));

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { parseImageName, shortRepository } from "../../host/storage/images/image-name.ts";
+import { parseImageName, shortRepository, shownName } from "../../host/storage/images/image-name.ts";
 import { ImageStore, type StoredImage } from "../../host/storage/images/image-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { exitCodes, exitWith, reportError } from "../exit.ts";
@@ -40,7 +40,7 @@ interface RawConfig {
 /** What docker's inspect says of the same image. */
 function describe(image: StoredImage, parsed: unknown): object {
   const raw = parsed as RawConfig; // a blob whose digest was checked; its fields are only shown
-  const tags = image.names.filter((name) => !name.includes("@")).map((name) => parseImageName(name)).map((name) => `${shortRepository(name)}:${name.tag}`);
+  const tags = image.names.filter((name) => !name.includes("@")).map(shownName);
   const repositories = [...new Set(image.names.map((name) => shortRepository(parseImageName(name))))];
   return {
     Id: image.id,

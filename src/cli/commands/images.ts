@@ -36,5 +36,10 @@ function toRow(image: StoredImage, fullName: string, truncate: boolean) {
     CreatedAt: image.created,
     CreatedSince: image.created === "" ? "unknown" : formatAgo(Date.parse(image.created)),
     Size: formatSize(image.sizeBytes),
+    VirtualSize: formatSize(image.sizeBytes),
+    // What docker prints when it has not been counted.
+    Containers: "N/A",
+    SharedSize: "N/A",
+    UniqueSize: "N/A",
   };
 }

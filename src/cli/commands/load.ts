@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { formatImageName, parseImageName, shortRepository } from "../../host/storage/images/image-name.ts";
+import { formatImageName, parseImageName, shownName } from "../../host/storage/images/image-name.ts";
 import { loadFromStream, loadImages } from "../../host/storage/images/save.ts";
 import { foldersOf } from "../command.ts";
 import { Progress } from "../format/progress.ts";
@@ -15,14 +15,9 @@ export function define(command: Command): void {
         const options = { onProgress: progress.step };
         const names = input === undefined ? await loadFromStream(folders, process.stdin, options) : await loadImages(folders, input, options);
         progress.done();
-        for (const name of names) process.stdout.write(`Loaded image: ${shown(name)}\n`);
+        for (const name of names) process.stdout.write(`Loaded image: ${shownName(formatImageName(parseImageName(name)))}\n`);
       } finally {
         progress.done();
       }
     });
-}
-
-function shown(text: string): string {
-  const name = parseImageName(formatImageName(parseImageName(text)));
-  return `${shortRepository(name)}:${name.tag}`;
 }

@@ -60,6 +60,10 @@ function toJson({ record, status }: Row): object {
     Status: describeStatus(status),
     Ports: portsOf(status),
     Names: record.name,
+    LocalVolumes: String(record.volumes.filter(({ type }) => type === "volume").length),
+    Mounts: record.volumes.map(({ name, source }) => (name === "" ? source : name)).join(","),
+    Networks: record.network,
+    Size: "0B",
     Labels: Object.entries(record.labels).map(([name, value]) => `${name}=${value}`).join(","),
   };
 }

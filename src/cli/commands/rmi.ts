@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { shownName } from "../../host/storage/images/image-name.ts";
 import { ImageStore } from "../../host/storage/images/image-store.ts";
 import { ContainerStore } from "../../host/store/container-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
@@ -15,7 +16,7 @@ export function define(command: Command): void {
       const usedBy = (manifestDigest: string): string[] => new ContainerStore(folders).list().filter(({ imageDigest }) => imageDigest === manifestDigest).map(({ name }) => name);
       await forEach(references, globalOptions(command).debug ?? false, async (reference) => {
         const { untagged, deleted } = await images.remove(reference, { force: flags.force ?? false, usedBy });
-        for (const name of untagged) process.stdout.write(`Untagged: ${name}\n`);
+        for (const name of untagged) process.stdout.write(`Untagged: ${shownName(name)}\n`);
         if (deleted !== undefined) process.stdout.write(`Deleted: ${deleted}\n`);
       });
     });

@@ -1,5 +1,5 @@
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
-import { Option, type Command } from "commander";
+import type { Command } from "commander";
 import { setTimeout as delay } from "node:timers/promises";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { MetricsSchema } from "../../shared/protocol/gen/containerd/metrics_pb.ts";
@@ -10,13 +10,14 @@ import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf } from "../command.ts";
 import { exitWith } from "../exit.ts";
 import { cpuPercent, hostLine, statsLine, type CpuSample, type StatsLine } from "../format/stats.ts";
-import { formatJsonLines, formatTable } from "../format/table.ts";
+import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
+import { formatTable } from "../format/table.ts";
 
 interface Flags {
   readonly all?: boolean;
   readonly stream: boolean;
   readonly trunc: boolean;
-  readonly format?: string;
+  readonly format: string;
 }
 
 /** Between two looks; CPU is what was used in between. */
@@ -31,7 +32,7 @@ export function define(command: Command): void {
     .option("-a, --all", "also those that do not run")
     .option("--no-stream", "show one table and end")
     .option("--no-trunc", "whole ids")
-    .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
+    .option("--format <format>", formatHelp, "table")
     .addHelpText("after", "\nUnder each sandbox's containers is what it costs the host: QEMU with the guest's memory, and the processes beside it.")
     .action(async (names: readonly string[], flags: Flags) => {
       const folders = foldersOf(command);
@@ -44,7 +45,7 @@ export function define(command: Command): void {
       for (;;) {
         await delay(intervalMs);
         const text = render(await samples.look(store, chosen()), flags);
-        process.stdout.write(flags.stream && process.stdout.isTTY && flags.format !== "json" ? clearScreen + text : text);
+        process.stdout.write(flags.stream && process.stdout.isTTY && flags.format === "table" ? clearScreen + text : text);
         if (!flags.stream) break;
       }
       await exitWith(0);
@@ -120,10 +121,10 @@ function idleLine({ containerId, name }: ContainerRecord): StatsLine {
 
 function render(groups: readonly Group[], flags: Flags): string {
   const id = (line: StatsLine): string => (flags.trunc ? line.ID.slice(0, 12) : line.ID);
-  if (flags.format === "json") return formatJsonLines(groups.flatMap(({ lines, host }) => lines.map((line) => ({ ...line, ID: id(line), Container: id(line), ...(host !== undefined && { Sandbox: host }) }))));
+  const objects = groups.flatMap(({ lines, host }) => lines.map((line) => ({ ...line, ID: id(line), Container: id(line), ...(host !== undefined && { Sandbox: host }) })));
   const rows = groups.flatMap(({ lines, host }) => [
     ...lines.map((line) => [id(line), line.Name, line.CPUPerc, line.MemUsage, line.MemPerc, line.NetIO, line.BlockIO, line.PIDs]),
     ...(host === undefined ? [] : [["  on the host", `sandbox ${host.Sandbox.slice(0, 12)}`, host.CPUPerc, host.MemUsage, "", "", "", host.Processes.map(({ Name, MemUsage }) => `${Name} ${MemUsage}`).join(", ")]]),
   ]);
-  return formatTable(header, rows);
+  return formatRows(objects, parseFormat(flags.format), () => formatTable(header, rows));
 }

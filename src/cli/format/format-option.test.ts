@@ -16,7 +16,7 @@ test("parseFormat fills fields of every depth into text", () => {
 test("parseFormat knows json and table, with columns of one's own", () => {
   assert.equal(rendered("json"), `${JSON.stringify(row)}\n`);
   assert.equal(rendered("table"), "the default\n");
-  assert.equal(rendered("table {{.Names}}\\t{{.State.Status}}"), "NAMES   STATUS\nweb     running\n");
+  assert.equal(rendered("table {{.Names}}\\t{{.State.Status}}"), "NAMES     STATUS\nweb       running\n");
   assert.equal(formatObjects([row, row], parseFormat("{{.Names}}")), "web\nweb\n");
   assert.deepEqual(JSON.parse(formatObjects([row], parseFormat("json"))), [row]);
 });

@@ -56,7 +56,7 @@ export class RuntimeError extends Error {
     return typeof error === "object" && error !== null && marker in error && (code === undefined || (error as RuntimeError).code === code);
   }
 
-  /** Names the step that failed. Keeps the code of a RuntimeError and its cleanup failures; anything else becomes what {@link codeOf} says. */
+  /** Names the step that failed. Keeps the code of a RuntimeError and its cleanup failures; a system error becomes the code of its errno, anything else `internal`. */
   static wrap(error: unknown, step: string): RuntimeError {
     const wrapped = new RuntimeError(codeOf(error), step, { cause: error });
     if (RuntimeError.is(error)) wrapped.cleanupErrors.push(...error.cleanupErrors);

@@ -63,6 +63,12 @@ export function shortRepository({ registry, repository }: ImageName): string {
   return registry === "docker.io" ? repository.replace(/^library\/(?=[^/]*$)/, "") : `${registry}/${repository}`;
 }
 
+/** A whole name as docker shows it: `busybox:latest` for `docker.io/library/busybox:latest`. */
+export function shownName(name: string): string {
+  const parsed = parseImageName(name);
+  return `${shortRepository(parsed)}${parsed.tag === "" ? "" : `:${parsed.tag}`}${parsed.digest === "" ? "" : `@${parsed.digest}`}`;
+}
+
 /** Names under which a short name may be stored here, in the order they are tried: docker's own, then images made on this machine. */
 export function localCandidates(text: string): string[] {
   const name = parseImageName(text);

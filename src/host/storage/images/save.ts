@@ -5,6 +5,7 @@ import { pipeline } from "node:stream/promises";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import { runProcess } from "../../../shared/linux/run-process.ts";
 import type { StateFolders } from "../../store/paths.ts";
+import { localCandidates } from "./image-name.ts";
 import { ImageStore } from "./image-store.ts";
 import { pullImage, type PullOptions } from "./pull.ts";
 
@@ -19,7 +20,7 @@ export async function saveImage(folders: StateFolders, reference: string, archiv
   await store.withTemporaryFolder(`save-${process.pid}`, {}, async (folder) => {
     const layout = join(folder, "layout");
     store.writeLayout(image, layout);
-    const name = image.names[0] ?? `localhost/${image.id.slice(7, 19)}:latest`;
+    const name = localCandidates(reference).find((one) => image.names.includes(one)) ?? image.names[0] ?? `localhost/${image.id.slice(7, 19)}:latest`;
     await runProcess("skopeo", ["--tmpdir", folder, "copy", "--quiet", "--insecure-policy", `oci:${layout}`, `docker-archive:${archive}:${name}`], { timeoutMs: saveTimeoutMs });
   });
 }
