@@ -1,9 +1,10 @@
 import { constants } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OwnerClient } from "../../host/control/owner-client.ts";
-import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { lastKnownStatus } from "../../host/containers/end-container.ts";
+import type { ContainerRecord } from "../../host/store/container-store.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
-import { lostExitCode, readPresentStatus } from "../../host/store/present-status.ts";
+import { lostExitCode } from "../../host/store/present-status.ts";
 import { exitCodes } from "../exit.ts";
 import { AttachClient, type AttachEnd } from "../../host/control/attach-client.ts";
 import { DetachKeyFilter, defaultDetachKeys } from "./detach-keys.ts";
@@ -23,7 +24,7 @@ export interface SessionOptions {
   /** Called when output can no longer be lost. */
   readonly start?: () => Promise<unknown>;
   /** What is known of the process when its sandbox has gone without a word. */
-  readonly lastKnownEnd?: () => AttachEnd;
+  readonly lastKnownEnd?: () => Promise<AttachEnd>;
 }
 
 /** Signals that are passed on: all that end or steer a program, as docker's sig-proxy does. */
@@ -61,13 +62,14 @@ export async function runSession(client: OwnerClient, options: SessionOptions): 
     if (raw) undo.push(watchParent(() => attach.leave()), await enterRawMode());
     await options.start?.();
     if (terminal) reportSize(attach); // it may have changed while the sandbox started, or since somebody else was attached
-    const end = await attach.run();
+    const end = await attach.run().catch((error: unknown) => {
+      // The sandbox has gone, or its next owner has found no VM.
+      if (options.lastKnownEnd === undefined || !RuntimeError.is(error) || !["no_owner", "vmm_died"].includes(error.reason ?? "")) throw error;
+      return options.lastKnownEnd();
+    });
     // The process learns of a reader that has gone as it would at the other end of a pipe.
     if (end.type === "output_closed" && options.forwardSignals) await sendSignal(client, containerId, execId, "SIGPIPE");
     return end;
-  } catch (error) {
-    if (options.lastKnownEnd === undefined || !RuntimeError.is(error) || error.reason !== "no_owner") throw error;
-    return options.lastKnownEnd();
   } finally {
     for (const step of undo.toReversed()) step();
     process.stdin.destroy(); // a read that is under way would keep this program alive
@@ -99,9 +101,8 @@ async function sendSignal(client: OwnerClient, containerId: string, execId: stri
 }
 
 /** The end of a container as far as the disk tells it. */
-export function lastKnownEnd(folders: StateFolders, record: ContainerRecord): AttachEnd {
-  const store = new ContainerStore(folders);
-  const status = store.read(record.containerId) === undefined ? undefined : readPresentStatus(store, record);
+export async function lastKnownEnd(folders: StateFolders, record: ContainerRecord): Promise<AttachEnd> {
+  const status = await lastKnownStatus(folders, record);
   if (status?.status !== "exited") return { type: "exit", exitStatus: lostExitCode, oomKilled: false, reason: "owner_lost", signal: 0 };
   return { type: "exit", exitStatus: status.exitCode, oomKilled: status.oomKilled, reason: status.error, signal: 0 };
 }

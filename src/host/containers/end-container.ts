@@ -5,7 +5,7 @@ import { isFlocked } from "../../shared/linux/flock.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
 import { ownerToken } from "../control/start-owner.ts";
-import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../store/container-store.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { lostExitCode, readPresentStatus } from "../store/present-status.ts";
 import { endTaggedProcesses } from "../store/tagged-process.ts";
@@ -71,9 +71,22 @@ export async function waitForContainer(folders: StateFolders, record: ContainerR
     return await withOwner(folders, record, (client) => client.call(async ({ task }) => (await task.wait({ id: record.containerId })).exitStatus));
   } catch (error) {
     if (!RuntimeError.is(error, "unavailable")) throw error;
-    // A container that was to be removed has taken its exit code with it.
-    return store.read(record.containerId) === undefined ? lostExitCode : readPresentStatus(store, record).exitCode;
+    return (await lastKnownStatus(folders, record))?.exitCode ?? lostExitCode;
   }
+}
+
+/**
+ * How a container ended whose sandbox has gone, or is going, without a word: as its owner wrote it, or
+ * whoever gave the sandbox back. Undefined: it was to be removed, and has taken its exit code with it.
+ */
+export async function lastKnownStatus(folders: StateFolders, record: ContainerRecord): Promise<ContainerStatus | undefined> {
+  const store = new ContainerStore(folders);
+  const find = (): { readonly status: ContainerStatus | undefined } | undefined => {
+    if (store.read(record.containerId) === undefined) return { status: undefined };
+    const status = readPresentStatus(store, record);
+    return status.status === "running" || status.status === "paused" ? undefined : { status };
+  };
+  return (await eventually(`wait for the end of container "${record.name}"`, find, { timeoutMs: sandboxEndTimeoutMs })).status;
 }
 
 /**

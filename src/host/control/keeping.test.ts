@@ -66,3 +66,24 @@ test("a lease that ends without a release ends the sandbox, a released one does 
   await kept.hold((async function* broken(): AsyncGenerator<{ readonly release: boolean }> { throw new Error("connection reset"); })());
   assert.deepEqual(ends, ["the program that holds its lease has gone"]);
 });
+
+test("a new owner goes on with limits and lease; a holder that does not come back has gone", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const saved: object[] = [];
+  const first = new Keeping(() => undefined, (state) => saved.push(state));
+  first.limit({ totalMs: 60_000, idleMs: 0 });
+  const lease = Promise.withResolvers<{ readonly release: boolean }>();
+  void first.hold((async function* held() { yield await lease.promise; })());
+  assert.deepEqual(saved, [{ leased: false, totalUntilUnixMs: 60_000, idleMs: 0 }, { leased: true, totalUntilUnixMs: 60_000, idleMs: 0 }]);
+  const ends: string[] = [];
+  const state = { leased: true, totalUntilUnixMs: 60_000, idleMs: 0 };
+  const [forsaken, held, limited] = ["forsaken", "held", "limited"].map((name) => new Keeping((why) => ends.push(`${name}: ${why}`)));
+  forsaken?.restore(state);
+  held?.restore(state);
+  limited?.restore({ ...state, leased: false });
+  void held?.hold((async function* waits(): AsyncGenerator<{ readonly release: boolean }> { await new Promise(() => { /* for ever */ }); })());
+  context.mock.timers.tick(20_000);
+  assert.deepEqual(ends, ["forsaken: the program that held its lease has not come back"]);
+  context.mock.timers.tick(40_000);
+  assert.deepEqual(ends.slice(1), ["held: its time is over", "limited: its time is over"]);
+});

@@ -1,3 +1,7 @@
+import type { SavedKeeping } from "../store/saved-records.ts";
+
+/** A holder of a lease notices the death of an owner at once, and finds the next one within seconds. */
+const holderReturnMs = 20_000;
 /** Longest delay setTimeout keeps (2^31 - 1 ms): what is longer is as good as no limit. */
 const maxTimerMs = 2_147_483_647;
 
@@ -14,18 +18,37 @@ export interface TimeLimits {
  */
 export class Keeping {
   readonly #end: (why: string) => void;
+  readonly #save: (keeping: SavedKeeping) => void;
+  #saved: SavedKeeping = { leased: false, totalUntilUnixMs: 0, idleMs: 0 };
+  /** Runs while the holder of a lease from an owner that died may still come back. */
+  #holderReturns: NodeJS.Timeout | undefined;
   #limits: TimeLimits = { totalMs: 0, idleMs: 0 };
   #total: NodeJS.Timeout | undefined;
   #idle: NodeJS.Timeout | undefined;
   #uses = 0;
   #over = false;
 
-  constructor(end: (why: string) => void) {
+  /** `save` gets what a new owner would have to know, each time that changes. */
+  constructor(end: (why: string) => void, save: (keeping: SavedKeeping) => void = () => undefined) {
     this.#end = end;
+    this.#save = save;
+  }
+
+  /** Goes on from where an owner that died was. Whoever held a lease comes back soon, or is gone too. */
+  restore(saved: SavedKeeping): void {
+    this.#saved = saved;
+    const { leased, totalUntilUnixMs, idleMs } = saved;
+    this.#set({ totalMs: totalUntilUnixMs === 0 ? 0 : Math.max(1, totalUntilUnixMs - Date.now()), idleMs });
+    if (leased) this.#holderReturns = setTimeout(() => this.#finish("the program that held its lease has not come back"), holderReturnMs);
   }
 
   /** Sets limits from now on, instead of those before. */
   limit(limits: TimeLimits): void {
+    this.#note({ totalUntilUnixMs: limits.totalMs === 0 ? 0 : Date.now() + limits.totalMs, idleMs: limits.idleMs });
+    this.#set(limits);
+  }
+
+  #set(limits: TimeLimits): void {
     clearTimeout(this.#total);
     this.#limits = limits;
     if (limits.totalMs > 0 && limits.totalMs <= maxTimerMs) this.#total = setTimeout(() => this.#finish("its time is over"), limits.totalMs);
@@ -47,12 +70,19 @@ export class Keeping {
 
   /** Waits for what a lease's holder has to say: true is a release. The end of its messages without one is the holder's end. */
   async hold(inputs: AsyncIterable<{ readonly release: boolean }>): Promise<void> {
+    clearTimeout(this.#holderReturns);
+    this.#note({ leased: true });
     try {
-      for await (const { release } of inputs) if (release) return;
+      for await (const { release } of inputs) if (release) return this.#note({ leased: false });
     } catch {
       // The connection broke, which is how a killed program leaves.
     }
     this.#finish("the program that holds its lease has gone");
+  }
+
+  #note(change: Partial<SavedKeeping>): void {
+    this.#saved = { ...this.#saved, ...change };
+    this.#save(this.#saved);
   }
 
   #waitIdle(): void {

@@ -2,12 +2,15 @@ import { closeSync } from "node:fs";
 import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { silentLogger, type Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
+import { signalProcess } from "../../shared/linux/proc.ts";
 import { plannedRecords, releasers } from "../assemble.ts";
 import { ContainerStore } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { savedContainers, type SavedEnd } from "../store/saved-records.ts";
 import { setAside } from "../store/state-file.ts";
+import { findTaggedProcesses } from "../store/tagged-process.ts";
+import { ownerToken } from "./start-owner.ts";
 import { removeSandboxFolder, settleLostContainers } from "./sweep.ts";
 
 /**
@@ -24,6 +27,7 @@ export async function releaseLostSandbox(folders: StateFolders, sandboxId: strin
   }
   let failure: unknown;
   try {
+    endSupervisors(sandboxId);
     [failure] = await releaseHeld(folders, sandboxId);
   } finally {
     closeSync(lock);
@@ -66,6 +70,16 @@ function lockOwner(path: string): number | "held" | undefined {
   } catch (error) {
     if (isErrnoException(error, "ENOENT")) return undefined; // the folder is gone: a reboot, or a sandbox that ended in order
     throw error;
+  }
+}
+
+/**
+ * Ends the supervisors of a sandbox that has no owner: the next owner of one would meet a sandbox of the
+ * same id that is made meanwhile.
+ */
+function endSupervisors(sandboxId: string): void {
+  for (const identity of findTaggedProcesses(ownerToken(sandboxId))) {
+    if (identity.pid !== process.pid && identity.pid !== process.ppid) signalProcess(identity, "SIGKILL");
   }
 }
 

@@ -46,7 +46,7 @@ export class Owner {
   readonly keeping = new Keeping((why) => {
     this.log.info("sandbox ended", { why });
     void this.finish(0);
-  });
+  }, (keeping) => this.#sandbox?.noteKeeping(keeping));
   /** Ends the use of a running exec, by container and exec id. */
   readonly #sandboxId: string;
   #eventFile: EventFile | undefined;
@@ -276,6 +276,7 @@ export class Owner {
 
   /** Puts on disk what the owner before did not come to, and does what it would have done next. */
   #goOn(sandbox: Sandbox): void {
+    if (sandbox.keeping !== undefined) this.keeping.restore(sandbox.keeping);
     // In the order they were made; one that is gone has ended the sandbox, if it was to.
     [this.#firstContainer] = sandbox.containers.keys();
     for (const container of sandbox.containers.values()) {

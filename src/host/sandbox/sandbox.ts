@@ -10,7 +10,7 @@ import { DiskPool } from "../device/disk-pool.ts";
 import { scsiAddress, type CaptureResult, type CaptureTarget, type PluggedDevices, type VirtualMachine, type VmExit } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceRecord } from "../store/ledger.ts";
-import { execRecordName, savedContainers, savedExecs, type SandboxRecord, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
+import { execRecordName, savedContainers, savedExecs, savedSandbox, type SandboxRecord, type SavedContainer, type SavedExec, type SavedKeeping } from "../store/saved-records.ts";
 import { adoptSandbox, listClone, processKey, saveEnd, type SandboxAdoption } from "./adopt-sandbox.ts";
 import { Container, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
@@ -625,6 +625,16 @@ export class Sandbox {
       this.#note(container === undefined ? "exec" : "container", container?.containerId ?? processKey(process), (saved) => withFields(saved, { end: saveEnd(recorded) }), container === undefined || container.backing.containerFolder === "");
     });
     if (first) this.#emit(process.execId === "" ? "die" : "exec_die", process.containerId, process.execId, { exitCode: String(end.exitStatus), ...(end.reason !== "" && { reason: end.reason }) });
+  }
+
+  /** How long an owner before this one was to keep the sandbox. */
+  get keeping(): SavedKeeping | undefined {
+    return savedSandbox(this.#context.ledger)?.keeping;
+  }
+
+  /** Notes for a new owner how long the sandbox is to be kept. */
+  noteKeeping(keeping: SavedKeeping): void {
+    this.#note("sandbox", "sandbox", (saved) => withFields(saved, { keeping }));
   }
 
   /** Changes a record of the ledger that is there. */

@@ -51,7 +51,7 @@ test("every field of a sandbox is saved, asked for, or marked as transient", () 
   }
 });
 
-const records: Readonly<Record<string, string | undefined>> = { SandboxRecord: recordShapes["sandbox"], SavedContainer: recordShapes["container"], SavedExec: recordShapes["exec"], SavedIo: partShapes["io"], SavedEnd: partShapes["end"], ContainerBacking: partShapes["backing"] };
+const records: Readonly<Record<string, string | undefined>> = { SandboxRecord: recordShapes["sandbox"], SavedContainer: recordShapes["container"], SavedExec: recordShapes["exec"], SavedIo: partShapes["io"], SavedEnd: partShapes["end"], SavedKeeping: partShapes["keeping"], ContainerBacking: partShapes["backing"] };
 
 test("every field of a record is checked when it is read", () => {
   for (const [name, shape = ""] of Object.entries(records)) assert.deepEqual(interfaceFields(name).toSorted(), shape.split(", ").toSorted(), name);

@@ -19,6 +19,18 @@ export interface SandboxRecord extends ResourceRecord {
   readonly startedBy: "cold" | "template";
   /** Milliseconds that the start took. */
   readonly startMs: number;
+  /** Undefined: nobody has limited how long it is kept. */
+  readonly keeping?: SavedKeeping;
+}
+
+/** How long a sandbox is to be kept. */
+export interface SavedKeeping {
+  /** A program holds a lease: the sandbox ends with it. */
+  readonly leased: boolean;
+  /** 0: never. */
+  readonly totalUntilUnixMs: number;
+  /** 0: no limit. */
+  readonly idleMs: number;
 }
 
 /** The record of a sandbox that is being made. */
@@ -96,7 +108,7 @@ export const savedRecordReleasers: readonly ResourceReleaser[] = savedKinds.map(
 
 /** Field names and what each must be, for checking what is on disk. A `?` behind the name: it may be missing. */
 export const recordShapes: Readonly<Record<string, string>> = {
-  sandbox: "phase string, addresses array, ports array, warnings array, startedBy string, startMs number",
+  sandbox: "phase string, addresses array, ports array, warnings array, startedBy string, startMs number, keeping? object",
   container: "bundle string, streamId number, io object, disks array, shares array, resources object, backing object, end? object",
   exec: "containerId string, execId string, streamId number, io object, process object, user string, terminalSize? object, autoRemove boolean, ownCgroup boolean, end? object",
 };
@@ -105,6 +117,7 @@ export const recordShapes: Readonly<Record<string, string>> = {
 export const partShapes: Readonly<Record<string, string>> = {
   io: "terminal boolean, stdin boolean, holdOutput boolean, logPath string",
   end: "exitStatus number, exitedAtUnixNanos string, oomKilled boolean, signal? number, reason string",
+  keeping: "leased boolean, totalUntilUnixMs number, idleMs number",
   backing: "containerFolder string, autoRemove boolean, lastOneOut boolean, timeoutMs? number",
 };
 
