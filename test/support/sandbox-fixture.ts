@@ -64,7 +64,7 @@ export class SandboxFixture {
     const folder = mkdtempSync(join(tmpdir(), "casemate-sandbox-"));
     const config: SandboxConfig = {
       version: 1, sandboxId: "s1", folders: stateFolders(folder), hostname: "s1", accelerator: "tcg", kernelPath: "", initramfsPath: "", rootImagePath: "",
-      memoryBytes: 512 * 1024 * 1024, vcpuCount: 2, shares: true, network: "user", ports: [], debug: false,
+      memoryBytes: 2048 * 1024 * 1024, vcpuCount: 2, shares: true, network: "user", ports: [], debug: false,
     };
     const paths = sandboxPaths(config.folders, config.sandboxId);
     mkdirSync(paths.folder, { recursive: true });

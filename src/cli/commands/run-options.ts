@@ -96,7 +96,7 @@ export function defineRunOptions(command: Command, imageArgument: "<image>" | "[
     .option("-l, --label <name=value>", "set a label", collect)
     .option("--stop-signal <signal>", "signal that asks the container to end; default: the image's, or SIGTERM")
     .option("--stop-timeout <seconds>", "time between that signal and SIGKILL; default: 10")
-    .addOption(new Option("--template <mode>", "how the VM starts").choices(["auto", "off"]))
+    .addOption(new Option("--template <mode>", "what the VM starts from: \"auto\" (default) a saved VM, with the container in it when it was run before; \"guest\" a saved VM without one; \"off\" boot cold").choices(["auto", "guest", "off"]))
     .option("--pull <when>", "fetch the image: missing (default), always or never")
     .option("--platform <platform>", "only this machine's can run, e.g. linux/amd64")
     .option("--cidfile <file>", "write the container's id to a new file")
@@ -129,6 +129,7 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     volumes: [...(flags.volume ?? []).map((text) => parseVolume(text, { cwd: resolve("."), folders })), ...mounts.flatMap((mount) => (mount.type === "volume" ? [mount.volume] : []))],
     labels: Object.fromEntries([...readLines(flags.labelFile ?? [], "--label-file"), ...flags.label ?? []].map(splitLabel)),
     coldBoot: flags.template === "off",
+    guestTemplate: flags.template === "guest",
     ...(flags.name !== undefined && { name: flags.name }),
     ...(flags.workdir !== undefined && { workingDir: toWorkingDir(flags.workdir) }),
     ...(flags.user !== undefined && { user: flags.user }),

@@ -22,10 +22,12 @@ export interface AgentClient {
 
 /** Waits for the agent and connects to both of its ports. @throws RuntimeError `deadline_exceeded` when it never answers. */
 export async function connectAgent(sockets: { readonly controlSocket: string; readonly dataSocket: string }, options: WaitOptions): Promise<AgentClient> {
-  // One after the other: the agent answers on both ports or on none, and a failure leaves one thing to close.
-  const control = await openPort(sockets.controlSocket, options);
+  // Side by side: each greeting takes the guest as long as the other.
+  const [first, second] = await Promise.allSettled([openPort(sockets.controlSocket, options), openPort(sockets.dataSocket, options)]);
   try {
-    const data = await openPort(sockets.dataSocket, options);
+    if (first.status === "rejected") throw first.reason;
+    if (second.status === "rejected") throw second.reason;
+    const control = first.value, data = second.value;
     const client = TtrpcClient.over(linkAsDuplex(control.link));
     const mux = new StdioMux();
     mux.attach(data.link);
@@ -40,7 +42,7 @@ export async function connectAgent(sockets: { readonly controlSocket: string; re
     });
     return { agent: checkedClient(AgentService, createServiceClient(AgentService, client)), guest: checkedClient(Guest, createServiceClient(Guest, client)), streams: (streamId) => muxStreams(mux, streamId), closed, close };
   } catch (error) {
-    control.close();
+    for (const port of [first, second]) if (port.status === "fulfilled") port.value.close();
     throw error;
   }
 }

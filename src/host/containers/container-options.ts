@@ -30,6 +30,8 @@ export interface ContainerOptions {
   readonly stopSignal?: string;
   readonly stopTimeoutMs?: number;
   readonly coldBoot?: boolean;
+  /** Start from a template without a container in it, and make none with one. Default false. */
+  readonly guestTemplate?: boolean;
   /** Put the container into this pod's sandbox. */
   readonly pod?: PodRecord;
   /** `init`: a first process that collects orphans. `idle`: one that does nothing, instead of the command. */

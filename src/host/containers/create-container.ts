@@ -76,6 +76,7 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
     stopTimeoutMs: options.stopTimeoutMs ?? defaultStopTimeoutMs,
     labels: { ...config.labels, ...options.labels },
     coldBoot: options.coldBoot ?? false,
+    guestTemplate: options.guestTemplate ?? false,
     ...(options.pod !== undefined && { pod: options.pod.name }),
     ...(options.init !== undefined && { init: options.init }),
     ...(options.settings !== undefined && Object.keys(options.settings).length > 0 && { settings: options.settings }),

@@ -28,7 +28,7 @@ const format = 1;
  */
 export function preparable(record: ContainerRecord, setup: HostSetup, stdin: boolean): PreparableContainer | undefined {
   const { template: baseKey, folders } = setup;
-  if (baseKey === undefined || record.volumes.length > 0 || sandboxMemoryBytes(record.memoryBytes) > bootMemoryBytes || existsSync(containerPaths(folders, record.containerId).disk)) return undefined;
+  if (baseKey === undefined || record.guestTemplate === true || record.volumes.length > 0 || sandboxMemoryBytes(record.memoryBytes) > bootMemoryBytes || existsSync(containerPaths(folders, record.containerId).disk)) return undefined;
   const { rootfs, user, terminal, init } = record;
   const facts = JSON.stringify([format, baseKey, rootfs, user, terminal, init, stdin, buildSpec(record)]);
   return { key: createHash("sha256").update(facts).digest("hex").slice(0, 32), baseKey };

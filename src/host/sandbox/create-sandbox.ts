@@ -91,11 +91,12 @@ const isNew = ({ config }: SandboxBuild): boolean => config.clone === undefined;
 
 /** Last, the guest gets its size, its network and its share. */
 export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
-  { name: "grow memory", when: isNew, run: ({ vm, config }, wait) => vm.resizeMemory(Math.max(0, config.memoryBytes - bootMemoryBytes), wait) },
+  { name: "grow memory", when: (build) => isNew(build) && build.config.memoryBytes > bootMemoryBytes, run: ({ vm, config }, wait) => vm.resizeMemory(config.memoryBytes - bootMemoryBytes, wait) },
   { name: "grow vCPUs", when: (build) => isNew(build) && build.config.vcpuCount > 1, run: ({ vm, config }, wait) => vm.growVcpus(config.vcpuCount, wait) },
   { name: "bring vCPUs online", when: (build) => isNew(build) && build.config.vcpuCount > 1, run: ({ connection, config }, wait) => connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, wait) },
   { name: "plug NIC", when: (build) => isNew(build) && build.network !== undefined, run: ({ vm, network }, wait) => vm.plugNic(made(network).nic, wait) },
-  { name: "configure network", run: ({ connection, config, network }, wait) => configureGuestNetwork(connection, config, network?.guest, wait) },
+  // Without a network the guest has nothing but the name it got with its identity.
+  { name: "configure network", when: ({ network }) => network !== undefined, run: ({ connection, config, network }, wait) => configureGuestNetwork(connection, config, network?.guest, wait) },
   { name: "plug share", when: ({ shares }) => shares !== undefined, run: ({ vm, shares }, wait) => vm.plugShare(made(shares).device, wait) },
   { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
 ];

@@ -21,7 +21,7 @@ test("create() takes its steps in order, and stop() gives everything back", asyn
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   assert.deepEqual(sandbox.timings.map(({ name }) => name), [
-    "write the plan", "claim user", "start virtiofsd", "start network", "boot VM", "connect to the agent", "greet the agent", "refresh the guest", "grow memory", "grow vCPUs",
+    "write the plan", "claim user", "start virtiofsd", "start network", "boot VM", "connect to the agent", "greet and refresh the guest", "grow memory", "grow vCPUs",
     "bring vCPUs online", "plug NIC", "configure network", "plug share", "mount share",
   ]);
   assert.deepEqual([...fixture.vm.plugged], ["net0", "share"]);

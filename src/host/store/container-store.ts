@@ -76,6 +76,8 @@ export interface ContainerRecord {
   readonly labels: Readonly<Record<string, string>>;
   /** Boot cold instead of from a template. */
   readonly coldBoot: boolean;
+  /** Start from a template without a container in it. Default false. */
+  readonly guestTemplate?: boolean;
   /** The pod it is in; undefined: its sandbox is its own. */
   readonly pod?: string;
   /** A first process of ours (docker's --init), or one that does nothing instead of the image's; undefined: neither. */
