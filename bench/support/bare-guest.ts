@@ -45,6 +45,7 @@ while :; do
 	read -r what count <&3 || { $bb usleep 2000; continue; }
 	case $what in
 		out) $bb dd if=/dev/zero of=$data bs=32k count=$count ;;
+		ping) echo pong >&3 ;;
 		in) $bb dd if=$data of=/dev/null bs=32k iflag=fullblock count=$count; echo taken >&3 ;;
 	esac
 done
@@ -74,13 +75,14 @@ export class BareGuest implements AsyncDisposable {
     this.boot = boot;
   }
 
-  static async start(): Promise<BareGuest> {
+  /** `memoryFd`: a file to use as its memory, for one that is to be saved. */
+  static async start(memoryFd?: number): Promise<BareGuest> {
     const { initramfsPath } = await ensureGuestImage(stateFolders(undefined));
     const initramfs = join(tmpdir(), `bare-guest-${process.pid}.cpio`);
     // The kernel unpacks one archive after the other: the later /init takes the place of the first.
     writeFileSync(initramfs, Buffer.concat([readFileSync(initramfsPath), encodeCpio([{ path: "init", type: "file", mode: 0o755, content: Buffer.from(init) }])]), { mode: 0o644 });
     const began = performance.now();
-    const vm = await TestVm.boot("bare", { initramfsPath: initramfs });
+    const vm = await TestVm.boot("bare", { initramfsPath: initramfs }, memoryFd);
     const said = async (what: string): Promise<number> => eventually(`bare guest: ${what}`, () => (readFileSync(vm.paths.console, "latin1").includes(`bare-guest: ${what}`) ? performance.now() - began : undefined), { timeoutMs: bootTimeoutMs, intervalMs: 3 });
     try {
       const initMs = await said("init");
@@ -91,6 +93,10 @@ export class BareGuest implements AsyncDisposable {
       rmSync(initramfs);
       throw error;
     }
+  }
+
+  get vm(): TestVm {
+    return this.#vm;
   }
 
   /** Megabytes a second from dd in the guest to a reader here. */
@@ -137,7 +143,8 @@ export class BareGuest implements AsyncDisposable {
   }
 }
 
-async function open(path: string): Promise<Socket> {
+/** Connects to a port of the guest. */
+export async function open(path: string): Promise<Socket> {
   const socket = connect({ path });
   await once(socket, "connect");
   return socket;

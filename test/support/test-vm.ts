@@ -44,7 +44,16 @@ export class TestVm {
   }
 
   /** Starts a VM in a state folder of its own; the guest is booting when this returns. A failure leaves nothing. */
-  static async boot(sandboxId: string, change: Partial<SandboxConfig> = {}): Promise<TestVm> {
+  static async boot(sandboxId: string, change: Partial<SandboxConfig> = {}, memoryFd?: number): Promise<TestVm> {
+    return TestVm.#start(sandboxId, change, ({ config, user, ledger, undo }) => drivers.bootVm(config, user, ledger, undo, { timeoutMs: bootTimeoutMs }, memoryFd));
+  }
+
+  /** As {@link boot}, from the template of that key in these state folders. */
+  static async restore(sandboxId: string, change: Pick<SandboxConfig, "template" | "folders"> & Partial<SandboxConfig>): Promise<TestVm> {
+    return TestVm.#start(sandboxId, change, (parts) => drivers.restoreVm({ ...parts, wait: { timeoutMs: bootTimeoutMs } }));
+  }
+
+  static async #start(sandboxId: string, change: Partial<SandboxConfig>, start: (parts: { readonly config: SandboxConfig; readonly user: SandboxUser | undefined; readonly ledger: Ledger; readonly undo: UndoStack }) => Promise<VirtualMachine>): Promise<TestVm> {
     const { kernelPath, initramfsPath, rootImagePath } = await ensureGuestImage(stateFolders(undefined));
     const root = mkdtempSync("/tmp/cm-");
     chmodSync(root, 0o711);
@@ -58,7 +67,7 @@ export class TestVm {
     const undo = new UndoStack();
     try {
       const user = await drivers.claimUser(config, ledger, undo);
-      const vm = await drivers.bootVm(config, user, ledger, undo, { timeoutMs: bootTimeoutMs });
+      const vm = await start({ config, user, ledger, undo });
       return new TestVm({ vm, config, user, paths }, root, ledger, undo);
     } catch (error) {
       const failures = await undo.run();
