@@ -3,6 +3,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { stateFolders } from "../src/host/store/paths.ts";
+import { RuntimeError } from "../src/shared/base/errors.ts";
 import { runProcess } from "../src/shared/linux/run-process.ts";
 import { cases, files, image, type Case } from "./docker-table/cases.ts";
 import { problemOf, type Outcome } from "./docker-table/compare.ts";
@@ -13,6 +14,8 @@ const root = join(import.meta.dirname, "..");
 const page = join(root, "docs/docker.md");
 const casemate = join(root, "bin/casemate");
 const commandTimeoutMs = 120_000;
+/** As timeout(1) has it. */
+const timedOutExitCode = 124;
 /** What must be the same at least. */
 const leastSame = 45;
 const anyExitCode = Array.from({ length: 256 }, (_, code) => code);
@@ -75,8 +78,13 @@ function require0({ exitCode, stderr }: Outcome, command: Case["command"]): void
 function side(program: string, options: readonly string[], filesFolder: string): Side {
   return async (command, input) => {
     const args = command.map((word) => word.replaceAll("FILES", filesFolder));
-    const { exitCode, stdout, stderr } = await runProcess(program, [...options, ...args], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs, ...(input !== undefined && { input }) });
-    return { exitCode, stdout: stdout.toString().replaceAll(filesFolder, "FILES"), stderr };
+    try {
+      const { exitCode, stdout, stderr } = await runProcess(program, [...options, ...args], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs, ...(input !== undefined && { input }) });
+      return { exitCode, stdout: stdout.toString().replaceAll(filesFolder, "FILES"), stderr };
+    } catch (error) {
+      if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+      return { exitCode: timedOutExitCode, stdout: "", stderr: `not done within ${commandTimeoutMs} ms` }; // one row's failure; the others are still of interest
+    }
   };
 }
 

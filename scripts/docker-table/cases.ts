@@ -136,5 +136,7 @@ export const cases: readonly Case[] = [
   refused(["run", "--volumes-from", "web", image], "name the volumes with -v"),
   refused(["run", "--security-opt", "seccomp=profile.json", image], "the VM is the boundary"),
   refused(["run", "--sysctl", "net.core.somaxconn=1", image], "the network is the guest's: casemate exec --vm"),
+  refused(["run", "--restart", "always", image], "containers are not restarted by themselves yet"),
+  refused(["run", "--health-cmd", "true", image], "there are no health checks yet"),
   refused(["run", "--platform", "linux/s390x", image], "only this machine's kind of CPU can run"),
 ];

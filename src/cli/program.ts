@@ -42,6 +42,7 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   logout: { summary: "forget the password of a registry", load: () => import("./commands/logout.ts") },
   build: { summary: "say how to build images", load: () => import("./commands/build.ts") },
   check: { summary: "say what this machine can do", load: () => import("./commands/check.ts") },
+  completion: { summary: "print a script that completes commands and names in a shell", load: () => import("./commands/completion.ts") },
   version: { summary: "show versions", load: () => import("./commands/version.ts") },
 };
 

@@ -17,6 +17,7 @@ import { StartQueue } from "./start-queue.ts";
 
 export { describeSandbox, listSandboxes } from "./sandbox-info.ts";
 export { readLogs } from "./logs.ts";
+export { dropSnapshot, forkSandboxes, restoreSandbox, snapshotInfos, snapshotSandbox } from "./snapshots.ts";
 
 const defaultStartTimeoutMs = 180_000;
 const mebibyte = 1024 * 1024;

@@ -77,6 +77,15 @@ export interface LoadOptions extends PlaceOptions {
   readonly lease?: boolean;
 }
 
+/** Options of {@link Sandbox.restore} and {@link Sandbox.fork}. */
+export interface CloneOptions extends PlaceOptions {
+  /** Name of the copy; several get a number behind it. Default: made up. */
+  readonly name?: string;
+  /** Let it live on when this program ends. Default: false. */
+  readonly detached?: boolean;
+  readonly signal?: AbortSignal;
+}
+
 /** Options of {@link Sandbox.spawn}. */
 export interface SpawnOptions extends CallOptions {
   /** Over the sandbox's environment. */

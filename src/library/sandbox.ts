@@ -2,10 +2,11 @@ import { RuntimeError } from "../shared/base/errors.ts";
 import type { SandboxConnection } from "./connection.ts";
 import { SandboxFiles } from "./files.ts";
 import type { LogEntry } from "./logs.ts";
-import type { Command, LoadOptions, PlaceOptions, RunOptions, SandboxOptions, SpawnOptions } from "./options.ts";
+import type { CloneOptions, Command, LoadOptions, PlaceOptions, RunOptions, SandboxOptions, SpawnOptions } from "./options.ts";
 import { collectRun } from "./run.ts";
 import type { RunResult } from "./run-result.ts";
 import type { SandboxInfo } from "./sandbox-info.ts";
+import type { SnapshotInfo } from "./snapshots.ts";
 import { SandboxProcess } from "./sandbox-process.ts";
 
 /** Something that happened in a sandbox. */
@@ -51,9 +52,8 @@ export class Sandbox implements AsyncDisposable {
    * const sandbox = await Sandbox.create({ image: "busybox", memoryMiB: 256, cpus: 1, timeoutMs: 60_000 });
    */
   static async create(options: SandboxOptions): Promise<Sandbox> {
-    const { createSandbox, describeSandbox } = await loadEngine();
-    const connection = await createSandbox(options);
-    return new Sandbox(connection, () => describeSandbox(connection.folders, connection.record));
+    const { createSandbox } = await loadEngine();
+    return Sandbox.#over(await createSandbox(options));
   }
 
   /**
@@ -64,9 +64,8 @@ export class Sandbox implements AsyncDisposable {
    * await using web = await Sandbox.load("web");
    */
   static async load(idOrName: string, options: LoadOptions = {}): Promise<Sandbox> {
-    const { loadSandbox, describeSandbox } = await loadEngine();
-    const connection = await loadSandbox(idOrName, options);
-    return new Sandbox(connection, () => describeSandbox(connection.folders, connection.record));
+    const { loadSandbox } = await loadEngine();
+    return Sandbox.#over(await loadSandbox(idOrName, options));
   }
 
   /**
@@ -198,22 +197,57 @@ export class Sandbox implements AsyncDisposable {
     await this.close();
   }
 
-  /** Not there yet. @throws RuntimeError `unimplemented`. */
-  async snapshot(_name: string): Promise<never> {
-    throw notThereYet("save a sandbox");
+  /**
+   * Saves it with its memory, processes and disk; it goes on after a short pause, or ends with `stop`.
+   *
+   * @throws RuntimeError `already_exists`, or `failed_precondition` (reason `shares_in_use`) with host folders in it.
+   *
+   * @example
+   * await sandbox.snapshot("warm");
+   * await using again = await Sandbox.restore("warm");
+   */
+  async snapshot(name: string, options: { readonly stop?: boolean; readonly signal?: AbortSignal } = {}): Promise<SnapshotInfo> {
+    const { snapshotSandbox } = await loadEngine();
+    return snapshotSandbox(this.#connection, name, options);
   }
 
-  /** Not there yet. @throws RuntimeError `unimplemented`. */
-  static async restore(_name: string): Promise<never> {
-    throw notThereYet("restore a sandbox");
+  /**
+   * Starts a sandbox that goes on where a snapshot was made: with its processes, but an identity, addresses
+   * and disks of its own. It ends with this program, as one that was created.
+   *
+   * @throws RuntimeError `not_found` when there is no such snapshot.
+   */
+  static async restore(snapshot: string, options: CloneOptions = {}): Promise<Sandbox> {
+    const { restoreSandbox } = await loadEngine();
+    return Sandbox.#over(await restoreSandbox(snapshot, options));
   }
 
-  /** Not there yet. @throws RuntimeError `unimplemented`. */
-  async fork(_options: { readonly count?: number } = {}): Promise<never> {
-    throw notThereYet("fork a sandbox");
+  /**
+   * Live copies of it, made from one saving: it goes on after a short pause, with its open streams and
+   * processes; each copy begins where it was. Published ports are published on free ones for each.
+   *
+   * @example
+   * const copies = await sandbox.fork({ count: 3 });
+   */
+  async fork(options: CloneOptions & { readonly count?: number } = {}): Promise<Sandbox[]> {
+    const { forkSandboxes } = await loadEngine();
+    return Promise.all((await forkSandboxes(this.#connection, options)).map((connection) => Sandbox.#over(connection)));
   }
-}
 
-function notThereYet(what: string): RuntimeError {
-  return new RuntimeError("unimplemented", `${what}: the library cannot do this yet`);
+  /** All snapshots, whoever made them. */
+  static async snapshots(options: PlaceOptions = {}): Promise<SnapshotInfo[]> {
+    const { snapshotInfos } = await loadEngine();
+    return snapshotInfos(options);
+  }
+
+  /** Removes a snapshot; sandboxes that went on from it stay. @throws RuntimeError `not_found`. */
+  static async removeSnapshot(name: string, options: PlaceOptions = {}): Promise<void> {
+    const { dropSnapshot } = await loadEngine();
+    await dropSnapshot(name, options);
+  }
+
+  static async #over(connection: SandboxConnection): Promise<Sandbox> {
+    const { describeSandbox } = await loadEngine();
+    return new Sandbox(connection, () => describeSandbox(connection.folders, connection.record));
+  }
 }

@@ -90,6 +90,29 @@ test("time limits end a sandbox whoever is connected; use holds off the idle one
   await assert.rejects(total.run(["true"]), (error: unknown) => RuntimeError.is(error, "unavailable") && error.reason === "sandbox_gone");
 });
 
+test("a snapshot is gone on from, and forks leave the parent its streams", async () => {
+  await using parent = await Sandbox.create({ root, image: "busybox", network: "none" });
+  const cat = parent.spawn(["cat"], { stdin: "pipe" });
+  const lines = cat.stdout.lines();
+  cat.stdin.write("before\n");
+  assert.equal((await lines.next()).value, "before");
+  await parent.run("echo $$ >/tmp/mark; (sleep 9999 &)");
+  const { name, pauseMs } = await parent.snapshot("warm");
+  assert.ok(name === "warm" && pauseMs > 0);
+  await using restored = await Sandbox.restore("warm", { root });
+  assert.match((await restored.run("cat /tmp/mark; ps")).stdout, /9999/);
+  const copies = await parent.fork({ root, count: 2 });
+  for (const [index, copy] of copies.entries()) await copy.files.write("/tmp/own", String(index));
+  assert.deepEqual(await Promise.all(copies.map((copy) => copy.files.read("/tmp/own"))), ["0", "1"]);
+  assert.equal(await parent.files.exists("/tmp/own"), false);
+  cat.stdin.end("after\n");
+  assert.equal((await lines.next()).value, "after");
+  for (const copy of copies) await copy.close();
+  assert.deepEqual((await Sandbox.snapshots({ root })).map((one) => one.name), ["warm"]);
+  await Sandbox.removeSnapshot("warm", { root });
+  await assert.rejects(Sandbox.restore("warm", { root }), (error: unknown) => RuntimeError.is(error, "not_found"));
+});
+
 test("a start that cannot be, or is given up, leaves nothing", async () => {
   await assert.rejects(Sandbox.create({ root, image: "no.such.registry.invalid/nothing" }));
   await assert.rejects(Sandbox.create({ root, image: "busybox", user: "nobody-there", network: "none" }), (error: unknown) => RuntimeError.is(error) && error.reason === "user_not_found");

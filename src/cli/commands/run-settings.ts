@@ -38,6 +38,8 @@ export interface SettingsFlags {
   readonly logDriver?: string;
   readonly logOpt?: readonly string[];
   readonly timeout?: string;
+  readonly restart?: string;
+  readonly healthcheck?: boolean;
 }
 
 /** Defines them. */
@@ -67,11 +69,14 @@ export function defineSettings(command: Command): Command {
     .option("--annotation <name=value>", "set an annotation of the OCI configuration", collect)
     .addOption(new Option("--log-driver <driver>", "where its output is kept").choices(["casemate", "json-file", "local", "none"]))
     .option("--log-opt <name=value>", "max-size and max-file of the log", collect)
+    .option("--restart <policy>", "only \"no\" for now: a container that ends stays so until it is started")
+    .option("--no-healthcheck", "there are none yet")
     .option("--timeout <seconds>", "end the container that long after its start");
 }
 
 /** What they mean. @throws RuntimeError `invalid_argument` or `unimplemented` naming the option. */
 export function toSettings(flags: SettingsFlags, folders: StateFolders): { readonly settings: ContainerSettings; readonly mounts: readonly MountRequest[] } {
+  if ((flags.restart ?? "no") !== "no") throw new RuntimeError("unimplemented", `--restart "${flags.restart ?? ""}": containers are not restarted by themselves yet`, { reason: "option_refused", hint: "start it again with casemate start, or let systemd run `casemate run`" });
   const mounts = (flags.mount ?? []).map((text) => parseMount(text, folders));
   const tmpfs = [...(flags.tmpfs ?? []).map(parseTmpfs), ...mounts.flatMap((mount) => (mount.type === "tmpfs" ? [mount.tmpfs] : []))];
   const logging = toLogging(flags);

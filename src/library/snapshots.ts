@@ -1,0 +1,57 @@
+import { cloneSandbox, createSnapshot, forkSandbox } from "../host/containers/clone-sandbox.ts";
+import type { ContainerRecord } from "../host/store/container-store.ts";
+import { stateFolders, type StateFolders } from "../host/store/paths.ts";
+import { listSnapshots, readSnapshot, removeSnapshot, type Snapshot } from "../host/template/snapshot-store.ts";
+import { SandboxConnection } from "./connection.ts";
+import type { CloneOptions, PlaceOptions } from "./options.ts";
+
+/** What is known of a snapshot. */
+export interface SnapshotInfo {
+  readonly name: string;
+  readonly createdAt: Date;
+  /** Names of the containers in it. */
+  readonly containers: readonly string[];
+  /** How long the sandbox stood still for it, in milliseconds. */
+  readonly pauseMs: number;
+}
+
+/** Saves a sandbox under a name. */
+export async function snapshotSandbox(connection: SandboxConnection, name: string, options: { readonly stop?: boolean; readonly signal?: AbortSignal }): Promise<SnapshotInfo> {
+  const { stop = false, signal } = options;
+  return toInfo(await connection.use(() => createSnapshot(connection.folders, connection.record, { name, stop, ...(signal && { signal }) })));
+}
+
+/** Goes on from a snapshot. */
+export async function restoreSandbox(name: string, options: CloneOptions): Promise<SandboxConnection> {
+  const folders = stateFolders(options.root);
+  const [record] = await cloneSandbox(folders, readSnapshot(folders, name), { name: options.name, ports: "free", debug: false, ...(options.signal && { signal: options.signal }) });
+  if (record === undefined) throw new Error(`snapshot "${name}" has no container`); // none is made without
+  return open(folders, record, options);
+}
+
+/** Makes live copies of a sandbox. */
+export async function forkSandboxes(connection: SandboxConnection, options: CloneOptions & { readonly count?: number }): Promise<SandboxConnection[]> {
+  const { folders } = connection;
+  const { count = 1, name, signal } = options;
+  const { containers } = await connection.use(() => forkSandbox(folders, connection.record, { count, name, debug: false, ...(signal && { signal }) }));
+  return Promise.all(containers.map((record) => open(folders, record, options)));
+}
+
+/** All snapshots of this user. */
+export function snapshotInfos(options: PlaceOptions): SnapshotInfo[] {
+  return listSnapshots(stateFolders(options.root)).map(toInfo);
+}
+
+/** Removes one. */
+export async function dropSnapshot(name: string, options: PlaceOptions): Promise<void> {
+  const folders = stateFolders(options.root);
+  await removeSnapshot(folders, readSnapshot(folders, name).name);
+}
+
+function open(folders: StateFolders, record: ContainerRecord, options: CloneOptions): Promise<SandboxConnection> {
+  return SandboxConnection.open(folders, record, { lease: !(options.detached ?? false) });
+}
+
+function toInfo({ name, createdAtUnixMs, containers, pauseMs }: Snapshot): SnapshotInfo {
+  return { name, createdAt: new Date(createdAtUnixMs), containers: containers.map(({ record }) => record.name), pauseMs };
+}
