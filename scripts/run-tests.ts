@@ -52,7 +52,7 @@ async function prepare(): Promise<void> {
   try {
     await prepareMachine(root);
   } catch (error) {
-    problem(`make the guest image: ${describeError(error)}`);
+    problem(`prepare the machine: ${describeError(error)}`);
   }
 }
 

@@ -1,9 +1,9 @@
 import { spawn } from "node:child_process";
 import { chmodSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { containerPaths } from "../../src/host/store/paths.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import type { RunnableSpec } from "../../src/shared/oci/runtime-spec.ts";
 import { Casemate, shareGuest } from "../../test/support/cli.ts";
+import { endTemplateWork } from "../../test/support/templates.ts";
 
 /** What `casemate inspect` says, as far as benches need it. */
 interface Inspected {
@@ -80,7 +80,7 @@ async function giveBack(casemate: Casemate, root: string): Promise<void> {
   try {
     await casemate.removeAll();
   } finally {
-    await releaseTemplateMemory(casemate.folders);
+    await endTemplateWork(casemate.folders);
     rmSync(root, { recursive: true, force: true });
   }
 }

@@ -3,11 +3,11 @@ import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
 import { stateFolders } from "../../src/host/store/paths.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { describeError } from "../../src/shared/base/errors.ts";
 import { shareGuest } from "../support/cli.ts";
 import { keepEvidence } from "../support/evidence.ts";
 import { watchHost } from "../support/host-clean.ts";
+import { endTemplateWork } from "../support/templates.ts";
 import { crashTest, formatReport, isClean, type CrashReport } from "./crash-test.ts";
 
 const { values } = parseArgs({ options: { seed: { type: "string", default: "1" }, kills: { type: "string", default: "50" }, lines: { type: "string", default: "1500000" }, "self-test": { type: "boolean", default: false } } });
@@ -29,7 +29,7 @@ async function main(): Promise<number> {
     keepEvidence(folders, `crash-test-${values.seed}`);
     return 1;
   } finally {
-    await releaseTemplateMemory(folders);
+    await endTemplateWork(folders);
   }
   if (!isClean(report)) keepEvidence(folders, `crash-test-${values.seed}`);
   rmSync(root, { recursive: true, force: true });

@@ -6,7 +6,6 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import type { ErrorCode } from "../../src/shared/base/errors.ts";
 import { signalProcess, type ProcessIdentity } from "../../src/shared/linux/proc.ts";
@@ -17,6 +16,7 @@ import { watchHost } from "../support/host-clean.ts";
 import { pushLayout, randomLayer, writeOciLayout } from "../support/image-fixture.ts";
 import { Registry, freePort } from "../support/registry.ts";
 import { requires } from "../support/requires.ts";
+import { endTemplateWork } from "../support/templates.ts";
 
 /** A row of the table. */
 interface BadInput {
@@ -165,7 +165,7 @@ function temporaryFolder(): { readonly path: string } & AsyncDisposable {
 /** Sandboxes end after the command that started them, and the memory of their template is kept for the next. */
 async function settled({ folders }: Casemate): Promise<void> {
   await eventually("the end of the sandboxes", () => (namesIn(join(folders.run, "sandboxes")).length === 0 ? true : undefined), { timeoutMs: 10_000 });
-  await releaseTemplateMemory(folders);
+  await endTemplateWork(folders);
 }
 
 function namesIn(folder: string): string[] {

@@ -8,11 +8,11 @@ import { after, afterEach, before, test } from "node:test";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
 import type { HostSetup } from "../../src/host/containers/start-container.ts";
 import { stateFolders, type StateFolders } from "../../src/host/store/paths.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { crashTest, formatReport, isClean } from "../crash/crash-test.ts";
 import { shareGuest } from "../support/cli.ts";
 import { keepEvidence } from "../support/evidence.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
+import { endTemplateWork } from "../support/templates.ts";
 import { requires } from "../support/requires.ts";
 
 const skip = requires("root");
@@ -39,7 +39,7 @@ afterEach((context) => {
 
 after(async () => {
   if (skip !== false) return;
-  await releaseTemplateMemory(folders);
+  await endTemplateWork(folders);
   rmSync(root, { recursive: true, force: true });
   await watch.assertHostClean();
 });

@@ -10,11 +10,11 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { stateFolders } from "../../src/host/store/paths.ts";
 import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { plantGuest } from "../support/guest-variant.ts";
 import { requires } from "../support/requires.ts";
+import { endTemplateWork, shareTemplates } from "../support/templates.ts";
 
 const root = join(import.meta.dirname, "../..");
 const packageJson = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { readonly version: string; readonly optionalDependencies: Readonly<Record<string, string>> }; // our own file
@@ -112,7 +112,7 @@ test("a container runs from a global install, its owner and its guest with that 
   const casemate = async (...args: readonly string[]): Promise<string> => (await runProcess(join(prefix, "bin/casemate"), ["--root", data, ...args], { timeoutMs: bootTimeoutMs, env: { PATH: process.env["PATH"], HOME: folder, ...hostile } })).stdout.toString().trim();
   // Its own guest image, since another installation makes its own; the template is the same.
   await plantGuest(stateFolders(data), {});
-  symlinkSync(join(stateFolders(undefined).data, "templates"), join(data, "templates"));
+  shareTemplates(data);
   try {
     await casemate("run", "-d", "--network", "none", "--name", "installed", "busybox", "sleep", "100000");
     assert.equal(await casemate("exec", "--vm", "installed", "/usr/bin/node", "--version"), `v${nodeVersion}`);
@@ -123,7 +123,7 @@ test("a container runs from a global install, its owner and its guest with that 
     await eventually("the end of the owner", () => (findTaggedProcesses(`${inspected.Sandbox.id}/owner`).length === 0 ? true : undefined), { timeoutMs: 10_000 });
   } finally {
     await casemate("rm", "-f", "installed").catch(() => undefined);
-    await releaseTemplateMemory(stateFolders(data));
+    await endTemplateWork(stateFolders(data));
     rmSync(data, { recursive: true, force: true });
   }
 });

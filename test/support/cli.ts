@@ -1,12 +1,12 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { after, afterEach, before } from "node:test";
 import { sandboxPaths, stateFolders, type StateFolders } from "../../src/host/store/paths.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { keepEvidence } from "./evidence.ts";
 import { type CleanOptions, type HostWatch, watchHost } from "./host-clean.ts";
+import { endTemplateWork, shareTemplates } from "./templates.ts";
 
 /** How one call of the command ended. */
 export interface CliResult {
@@ -118,7 +118,7 @@ export function useCasemate(options: UseOptions = {}): Casemate {
     try {
       await casemate.removeAll();
     } finally {
-      await releaseTemplateMemory(casemate.folders);
+      await endTemplateWork(casemate.folders);
       rmSync(root, { recursive: true, force: true });
     }
     await watch.assertHostClean();
@@ -126,16 +126,12 @@ export function useCasemate(options: UseOptions = {}): Casemate {
   return casemate;
 }
 
-/**
- * Guest images and templates take half a minute to make and are never changed: all tests use the machine's
- * own. Templates that starts of a test cause, those with an image in them, are the test's.
- */
+/** Guest images and templates take half a minute to make and are never changed: all tests use the machine's own. */
 export function shareGuest(root: string): void {
   const { data } = stateFolders(undefined);
-  const templates = join(data, "templates");
-  for (const folder of [join(data, "guest"), templates, join(root, "templates")]) mkdirSync(folder, { recursive: true, mode: 0o711 });
+  mkdirSync(join(data, "guest"), { recursive: true, mode: 0o711 });
   symlinkSync(join(data, "guest"), join(root, "guest"));
-  for (const key of readdirSync(templates).filter((name) => /^[0-9a-f]{32}$/.test(name))) symlinkSync(join(templates, key), join(root, "templates", key));
+  shareTemplates(root);
   // Trying KVM where it hangs takes 5 s.
   const accelerator = join(data, "accelerator.json");
   if (existsSync(accelerator)) copyFileSync(accelerator, join(root, "accelerator.json"));

@@ -10,11 +10,11 @@ import { ensureImage } from "../../src/host/storage/images/pull.ts";
 import { ensureWritableLayer } from "../../src/host/storage/writable-layer.ts";
 import { Ledger } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, type StateFolders, stateFolders } from "../../src/host/store/paths.ts";
-import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { silentLogger } from "../../src/shared/base/log.ts";
 import type { StepHook } from "../../src/shared/base/steps.ts";
 import type { OciResources } from "../../src/shared/oci/runtime-spec.ts";
 import { shareGuest } from "./cli.ts";
+import { endTemplateWork } from "./templates.ts";
 
 /** Under emulation on a loaded machine. */
 const startTimeoutMs = 120_000;
@@ -139,7 +139,7 @@ export class SandboxHost implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { sandbox } of this.#sandboxes) await sandbox.stop(0);
-    await releaseTemplateMemory(this.folders);
+    await endTemplateWork(this.folders);
     rmSync(this.folders.data, { recursive: true, force: true });
   }
 }

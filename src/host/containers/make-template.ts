@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -109,10 +109,15 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
 
 function sandboxConfig({ folders, key, guestImage, accelerator, prepare }: TemplateRequest): SandboxConfig {
   return {
-    version: 1, sandboxId: `template-${key.slice(0, 12)}`, folders, hostname: "casemate", accelerator,
+    version: 1, sandboxId: makerSandboxId(folders, key), folders, hostname: "casemate", accelerator,
     kernelPath: guestImage.kernelPath, initramfsPath: guestImage.initramfsPath, rootImagePath: guestImage.rootImagePath,
     memoryBytes: bootMemoryBytes, vcpuCount: 1, shares: false, network: "none", ports: [], pristine: true, template: prepare?.baseKey, debug: false,
   };
+}
+
+/** The same each time, so that the next maker finds what a killed one left; another one for other folders, whose makers work on the same template at the same time. */
+function makerSandboxId(folders: StateFolders, key: string): string {
+  return `template-${createHash("sha256").update(`${folders.run}\0${key}`).digest("hex").slice(0, 12)}`;
 }
 
 /** What the VM has plugged; the disks are those of these files. */
