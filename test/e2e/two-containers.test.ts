@@ -111,10 +111,14 @@ async function toolEntries(): Promise<TestEntry[]> {
 /** How a process ended and what it printed. */
 interface Ran { readonly exitStatus: number; readonly stdout: string; readonly stderr: string }
 
-/** A container in the sandbox, made and not started. */
-async function make(client: OwnerClient, options: ContainerOptions): Promise<ContainerRecord> {
+/** A container in the sandbox, made and not started; with a host name of its own instead of the guest's if one is given. */
+async function make(client: OwnerClient, options: ContainerOptions, ownHostname?: string): Promise<ContainerRecord> {
   const record = createContainer(folders, { hostname, network: "none", ...options }, await ensureImage(folders, options.image));
   const paths = containerPaths(folders, record.containerId);
+  if (ownHostname !== undefined) {
+    const spec = readSpec(record);
+    writeFileSync(paths.spec, JSON.stringify({ ...spec, hostname: ownHostname, linux: { ...spec.linux, namespaces: [...spec.linux?.namespaces ?? [], { type: "uts" }] } }));
+  }
   await ensureWritableLayer(folders, paths.disk);
   await client.task.create({
     id: record.containerId,
@@ -123,6 +127,10 @@ async function make(client: OwnerClient, options: ContainerOptions): Promise<Con
     options: anyPack(CreateOptionsSchema, create(CreateOptionsSchema, { user: record.user, createCwd: true, containerFolder: paths.folder, guestEtcFiles: true })),
   }, { timeoutMs });
   return record;
+}
+
+function readSpec({ containerId }: ContainerRecord): RunnableSpec {
+  return JSON.parse(readFileSync(containerPaths(folders, containerId).spec, "utf8")) as RunnableSpec; // written by createContainer
 }
 
 /** Starts it and takes what it prints until it ends. */
@@ -148,7 +156,7 @@ async function byCrun(record: ContainerRecord, user: RunnableSpec["process"]["us
   mkdirSync(bundle);
   await runProcess("cp", ["--archive", `${await podman.ok("image", "mount", reference)}/.`, join(bundle, "rootfs")]);
   await podman.ok("image", "umount", reference);
-  const spec = JSON.parse(readFileSync(join(containerPaths(folders, record.containerId).folder, "config.json"), "utf8")) as RunnableSpec; // written by createContainer
+  const spec = readSpec(record);
   writeFileSync(join(bundle, "config.json"), JSON.stringify({ ...spec, process: { ...spec.process, user }, linux: { ...spec.linux, resources: {} } }));
   const { exitCode: exitStatus, stdout, stderr } = await podman.inCgroups(["crun", "--root", join(folder, "crun"), "--cgroup-manager=disabled", "run", "--bundle", bundle, "cm-two"], [0, exitCode]);
   return { exitStatus, stdout: stdout.toString("latin1"), stderr };
@@ -164,7 +172,7 @@ test("two containers of different images in one VM, each as podman and crun show
   }, { timeoutMs });
   const client = await connectOwner(folders, sandboxId);
   try {
-    const other = await make(client, { image: "busybox", command: ["sh", "-c", "trap 'exit 7' TERM; id -u; hostname; ls /srv /opt 2>&1; while :; do sleep 0.1; done"], name: "other", hostname: "other" });
+    const other = await make(client, { image: "busybox", command: ["sh", "-c", "trap 'exit 7' TERM; id -u; hostname; ls /srv /opt 2>&1; while :; do sleep 0.1; done"], name: "other" }, "other");
     const otherRan = follow(client, other);
     const three = await make(client, { image: reference, command: [], name: "three" });
     const seen = await follow(client, three);
