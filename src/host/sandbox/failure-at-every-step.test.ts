@@ -16,7 +16,7 @@ import { updateSteps } from "./update-container.ts";
 
 const gibibyte = 1024 ** 3;
 const within = { timeoutMs: 5_000 };
-/** Long enough for the steps that do not hang. */
+/** Long enough, most often, for the steps that do not hang. */
 const shortMs = 150;
 
 /** The ways a step fails. */
@@ -99,15 +99,21 @@ after(() => {
   for (const [operation, tried] of counts) console.log(`${operation}: ${tried} failures, steps × failure kinds`);
 });
 
-/** Fails one step in that way, once. */
-function failAt(fixture: SandboxFixture, step: string, kind: Kind, endVm?: () => void): StepHook {
+/** Fails one step in that way, once; says whether it has come to that. */
+function failAt(fixture: SandboxFixture, step: string, kind: Kind, endVm?: () => void): { readonly hook: StepHook; readonly reached: () => boolean } {
   let over = false;
-  return (_operation, name, phase) => {
+  const hook: StepHook = (_operation, name, phase) => {
     if (name !== step || over) return undefined;
     if (phase === "before" && kind === "error after it") return undefined;
     over = true;
     return kind === "VMM death" && endVm !== undefined ? endVm() : kinds[kind](fixture, phase);
   };
+  return { hook, reached: () => over };
+}
+
+/** Tries again with twice the time when it was over before the step came, which a machine with too much to do can bring about. */
+async function untilReached(attempt: (shortMs: number) => Promise<boolean>): Promise<void> {
+  for (let timeMs = shortMs; !(await attempt(timeMs)); timeMs *= 2);
 }
 
 /** What the caller of an operation got. */
@@ -125,18 +131,19 @@ function assertFirstError(error: RuntimeError, operation: string, step: string, 
 
 for (const { name: step } of [...takeHostSteps, ...bootGuestSteps, ...equipGuestSteps]) {
   for (const kind of Object.keys(kinds) as Kind[]) { // the keys of the table above
-    test(`create sandbox: ${kind} at "${step}" leaves nothing`, async () => {
+    test(`create sandbox: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
       using fixture = await SandboxFixture.open();
-      fixture.hook = failAt(fixture, step, kind);
-      const began = performance.now();
-      const error = await failureOf(fixture.create(kind === "time-out" ? shortMs : 5_000));
+      const { hook, reached } = failAt(fixture, step, kind);
+      fixture.hook = hook;
+      const error = await failureOf(fixture.create(kind === "time-out" ? timeMs : within.timeoutMs));
+      if (kind === "time-out" && !reached()) return false;
       // Without a VM yet, its death is noticed by the first step that needs it.
       if (error.message !== "" && survivable.includes(kind)) assertFirstError(error, `create sandbox "s1": ${step}`, step, kind);
       else assert.equal(error.code, "unavailable", describeError(error));
-      assert.ok(performance.now() - began < 3_000);
       assert.deepEqual(fixture.held, []);
       count("create sandbox");
-    });
+      return true;
+    }));
   }
 }
 
@@ -146,7 +153,7 @@ for (const { name: step } of restoreGuestSteps) {
     test(`restore sandbox: ${kind} at "${step}" boots cold, or leaves nothing when the time is over`, async () => {
       using fixture = await SandboxFixture.open();
       fixture.config = { ...fixture.config, template: "t1" };
-      fixture.hook = failAt(fixture, step, kind, () => fixture.restoredVm.end("died"));
+      fixture.hook = failAt(fixture, step, kind, () => fixture.restoredVm.end("died")).hook;
       const creating = fixture.create(kind === "time-out" ? shortMs : 5_000);
       if (kind === "time-out") {
         assert.equal((await failureOf(creating)).code, "deadline_exceeded");
@@ -175,14 +182,19 @@ test("a sandbox whose config names a template is not booted", async () => {
 for (const [operation, { steps, prepare, run, undo }] of Object.entries(operations)) {
   for (const { name: step } of steps) {
     for (const kind of Object.keys(kinds) as Kind[]) { // the keys of the table above
-      test(`${operation}: ${kind} at "${step}" leaves nothing`, async () => {
+      test(`${operation}: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
         using fixture = await SandboxFixture.open();
         const sandbox = await fixture.create();
         const empty = [fixture.held, fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
         await prepare(sandbox);
         const before = [fixture.held, fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
-        fixture.hook = failAt(fixture, step, kind);
-        const error = await failureOf(run(sandbox, kind === "time-out" ? shortMs : 5_000));
+        const { hook, reached } = failAt(fixture, step, kind);
+        fixture.hook = hook;
+        const error = await failureOf(run(sandbox, kind === "time-out" ? timeMs : within.timeoutMs));
+        if (kind === "time-out" && !reached()) {
+          await sandbox.stop(0);
+          return false;
+        }
         // Writing needs no VM: the step after it notices that there is none.
         if (step !== "write the plan" || survivable.includes(kind)) assertFirstError(error, operation, step, kind);
         if (survivable.includes(kind)) {
@@ -203,7 +215,8 @@ for (const [operation, { steps, prepare, run, undo }] of Object.entries(operatio
         assert.equal(sandbox.state, "stopped");
         assert.deepEqual(fixture.held, []);
         count(operation);
-      });
+        return true;
+      }));
     }
   }
 }
@@ -236,7 +249,7 @@ test("a guest that makes a container after its caller has given up is told to re
 test("what could not be undone hangs on the first error", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
-  fixture.hook = failAt(fixture, "create container in the guest", "error after it");
+  fixture.hook = failAt(fixture, "create container in the guest", "error after it").hook;
   fixture.agent.fail("removeContainer", new RuntimeError("internal", "crun is stuck"));
   const error = await failureOf(sandbox.createContainer(containerRequest("c1"), within));
   assert.equal(describeError(error), 'create container "c1": create container in the guest: no more of it');
