@@ -3,6 +3,7 @@ import { createReadStream, existsSync } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { readerIsGone } from "../../shared/linux/poll.ts";
 import { LogFollower, readContainerLog, type LogRecord } from "../../host/store/container-log.ts";
 import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
 import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
@@ -63,6 +64,8 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
       running = (status === "running" || status === "paused") && store.read(record.containerId) !== undefined;
       // The follower begins with a file that was read already.
       for (const entry of outputOf(follower.poll(), position)) await printer.print(entry);
+      // A container that prints nothing more would never let us find out by writing.
+      if (readerIsGone(process.stdout.fd)) return;
       if (running) await delay(pollMs);
     }
   } finally {

@@ -3,10 +3,9 @@ import type { Socket } from "node:net";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { PacketLink } from "../../shared/channel/link.ts";
 import { PacketParser, encodeHelloAnswer } from "../../shared/channel/packet.ts";
-import { call } from "../../shared/linux/libc.ts";
+import { pollEvents, pollNow } from "../../shared/linux/poll.ts";
 import { pollableStream } from "../../shared/linux/pollable-stream.ts";
 
-const POLLHUP = 0x10;
 /** How often a port without a host is looked at. Short: a restored VM waits for it; a look is one system call. */
 const waitForHostMs = 10;
 /** After this long without a host (its owner died and nobody came) looking is made rarer. */
@@ -94,10 +93,6 @@ export class GuestPort {
 }
 
 function hasHost(fd: number): boolean {
-  const request = Buffer.alloc(8); // struct pollfd: int fd, short events, short revents
-  request.writeInt32LE(fd, 0);
-  request.writeInt16LE(1, 4);
-  call("int poll(void *, unsigned long, int)", request, 1, 0);
-  return (request.readInt16LE(6) & POLLHUP) === 0;
+  return (pollNow(fd, pollEvents.IN) & pollEvents.HUP) === 0;
 }
 
