@@ -110,8 +110,8 @@ describe("exec", { skip }, () => {
   });
 
   test("with -d returns at once and leaves the command running", async () => {
-    assert.equal(await casemate.ok(["exec", "-d", "x", "sh", "-c", "sleep 2; echo done > /tmp/detached"]), "");
-    assert.equal((await inContainer("test", "-e", "/tmp/detached")).code, 1);
+    assert.equal(await casemate.ok(["exec", "-d", "x", "sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.1; done; echo done > /tmp/detached"]), "");
+    assert.equal((await inContainer("sh", "-c", "test -e /tmp/detached || { touch /tmp/go; exit 1; }")).code, 1);
     await eventually("the detached command to end", async () => ((await inContainer("cat", "/tmp/detached")).stdout === "done\n" ? true : undefined), { timeoutMs, intervalMs: 500 });
     assert.equal((await casemate.run(["exec", "-d", "x", "no-such-program"])).code, 127);
   });
