@@ -28,6 +28,9 @@ import { readSnapshot, snapshotMemory, type Snapshot } from "./template/snapshot
 import { openMemory, openTemplateMemory, type TemplateMemory as HeldMemory } from "./template/template-memory.ts";
 import { openSavedState, readTemplate, setTemplateAside, type Template } from "./template/template-store.ts";
 
+/** A restored guest answers within 0.1 s under emulation. Where making the template took longer than this, everything does. */
+const leastRestoreTimeoutMs = 10_000;
+
 /** The drivers of this kind of machine: QEMU, passt, virtiofsd. The only place that names them. */
 export const drivers: SandboxDrivers = {
   async claimUser(config, ledger, undo) {
@@ -48,6 +51,10 @@ export const drivers: SandboxDrivers = {
       if (RuntimeError.is(error, "data_loss")) setTemplateAside(config.folders, template.key);
       throw error;
     }
+  },
+  restoreTimeoutMs({ folders, template }) {
+    const { madeInMs = 0 } = template === undefined ? {} : readTemplate(folders, template) ?? {};
+    return Math.max(leastRestoreTimeoutMs, madeInMs);
   },
   connectAgent(config, wait) {
     return connectAgent(sandboxPaths(config.folders, config.sandboxId), wait);

@@ -47,8 +47,8 @@ test("run prints the guest's kernel and nothing about emulation", async () => {
 
 test("a running container is in a VM under KVM, of a user of its own", async () => {
   await ok("run", "-d", "--name", "web", "-p", `${port}:80`, "-v", `${volume}:/www`, "-v", `${volume}:/ro:ro`, "busybox", "httpd", "-f", "-p", "80", "-h", "/www");
-  const [{ Sandbox: sandbox }] = JSON.parse(await ok("inspect", "web")) as [{ Sandbox: { accelerator: string; vmmPid: number } }]; // as docs say; compared below
-  assert.equal(sandbox.accelerator, "kvm");
+  const [{ Sandbox: sandbox }] = JSON.parse(await ok("inspect", "web")) as [{ Sandbox: { accelerator: string; startedBy: string; vmmPid: number } }]; // as docs say; compared below
+  assert.deepEqual([sandbox.accelerator, sandbox.startedBy], ["kvm", "template"]);
   const commandLine = readFileSync(`/proc/${sandbox.vmmPid}/cmdline`, "utf8").split("\0");
   assert.equal(commandLine[commandLine.indexOf("-accel") + 1], "kvm");
   assert.ok(statSync(`/proc/${sandbox.vmmPid}`).uid !== 0, "QEMU is not root");

@@ -40,7 +40,7 @@ export interface LabSummary {
 /** A guest that stops for ever is QEMU's fault (docs/lab-guest.md), not the tests': one more is booted for the rest. */
 const maxBoots = 2;
 /** From QEMU's start to the first word, on a loaded machine; 7 s on an idle one. */
-const firstWordMs = 90_000;
+const firstWordMs = 150_000;
 /** The guest says something every 2 s; both its CPUs may be busy for a while. */
 const silenceMs = 60_000;
 /** Of the time for all: what the guest needs before and after its tests, so that a file that hangs is told by the guest. */

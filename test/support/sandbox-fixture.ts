@@ -142,6 +142,7 @@ export class SandboxFixture {
         undo.add("restored VM", () => this.restoredVm.kill());
         return this.restoredVm;
       },
+      restoreTimeoutMs: () => 10_000,
       connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
       planned: () => ["user", "shares", "network"].map((name) => fileKind.plan({ name, folder: this.folder })),
       adoptVm: async () => ({ vm: this.vm, paused: this.vm.paused, size: { memoryBytes: this.config.memoryBytes, vcpuCount: this.config.vcpuCount }, disks: this.vm.disks }),

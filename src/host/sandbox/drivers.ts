@@ -72,6 +72,8 @@ export interface SandboxDrivers {
   bootVm(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, wait: WaitOptions, memoryFd?: number): Promise<VirtualMachine>;
   /** Starts the VM from the template or the snapshot that the config names; the guest runs on when this returns. */
   restoreVm(request: RestoreRequest): Promise<VirtualMachine>;
+  /** A guest from the config's template that has not answered by then hangs. */
+  restoreTimeoutMs(config: SandboxConfig): number;
   connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
   /** `steps`: of the operation it is part of. */
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;

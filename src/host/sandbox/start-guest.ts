@@ -8,8 +8,6 @@ import { guestProtocolVersion, type SandboxBuild } from "./create-sandbox.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 import { orSilence } from "./vm-death.ts";
 
-/** A restored guest answers within 0.1 s under emulation; one that takes this long hangs. */
-const restoreTimeoutMs = 10_000;
 /** No guest boots in less: a caller with less time left gets the error at once. */
 const leastBootMs = 500;
 
@@ -43,7 +41,7 @@ export async function startGuest(build: SandboxBuild, log: Logger): Promise<void
     try {
       await withUndo(async (inner) => {
         build.undo = inner;
-        await steps.runAll(restoreGuestSteps, build, restoreTimeoutMs);
+        await steps.runAll(restoreGuestSteps, build, build.surroundings.drivers.restoreTimeoutMs(config));
         undo.adopt(inner);
       });
       return;
