@@ -34,9 +34,12 @@ const launcher = join(import.meta.dirname, "../../bin/casemate");
 /** The command as built, with state folders of its own. */
 export class Casemate {
   readonly folders: StateFolders;
+  readonly #template: string | undefined;
 
-  constructor(root: string) {
+  /** `template`: what runs without `--template` start from; undefined: as any user's. */
+  constructor(root: string, template?: "guest") {
     this.folders = stateFolders(root);
+    this.#template = template;
   }
 
   /** Runs `casemate ARGS...` to its end. */
@@ -90,7 +93,10 @@ export class Casemate {
   }
 
   private arguments(args: readonly string[]): string[] {
-    return ["--root", this.folders.data, ...args];
+    const command = args.findIndex((word) => !word.startsWith("-"));
+    const startsOne = ["run", "create"].includes(args[command] ?? "") && !args.some((word) => word.startsWith("--template"));
+    const words = this.#template !== undefined && startsOne ? args.toSpliced(command + 1, 0, "--template", this.#template) : args;
+    return ["--root", this.folders.data, ...words];
   }
 }
 
@@ -98,6 +104,8 @@ export class Casemate {
 export interface UseOptions {
   /** What other programs do to the host meanwhile; see {@link CleanOptions}. */
   readonly ignore?: CleanOptions["ignore"];
+  /** Start containers as users do, from templates with the container in them. Default: from one without. */
+  readonly preparedTemplates?: boolean;
 }
 
 /**
@@ -109,7 +117,8 @@ export function useCasemate(options: UseOptions = {}): Casemate {
   const watch: HostWatch = watchHost(options);
   const root = mkdtempSync("/tmp/cm-");
   chmodSync(root, 0o711);
-  const casemate = new Casemate(root);
+  // A second run of the same container would have a template made with it, in the background of the tests after it.
+  const casemate = new Casemate(root, options.preparedTemplates === true ? undefined : "guest");
   before(() => shareGuest(root));
   afterEach((context) => {
     if ("passed" in context && context.passed === false) keepEvidence(casemate.folders, context.name);
