@@ -31,7 +31,6 @@ const checks: readonly Check[] = [
   { name: "lint", run: (root) => runTool(root, "node_modules/eslint/bin/eslint.js", ["--max-warnings", "0", ...(process.env["CI"] === undefined ? lintCache : []), "."]) },
   { name: "types", run: (root) => runTool(root, "node_modules/typescript/bin/tsc", ["-p", "."]) },
   { name: "generated code", run: (root) => runTool(root, "scripts/generate.ts", ["--check"]) },
-  { name: "library reference", run: (root) => runTool(root, "node_modules/typedoc/bin/typedoc", ["--emit", "none", "--logLevel", "Warn"]) },
   { name: "imports", run: async (root) => checkImports(root).join("\n") },
   { name: "files", run: async (root) => checkFiles(root, await repositoryFiles(root)).join("\n") },
   { name: "steps", run: async (root) => stepProblems(await textFiles(root, /^(src\/host|test)\/.*\.ts$/)).join("\n") },
