@@ -4,6 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { dirname, join } from "node:path";
 import { stateFolders } from "../src/host/store/paths.ts";
 import { RuntimeError } from "../src/shared/base/errors.ts";
+import { releaseTemplateMemory } from "../src/host/template/template-memory.ts";
 import { runProcess } from "../src/shared/linux/run-process.ts";
 import { cases, files, image, type Case } from "./docker-table/cases.ts";
 import { problemOf, type Outcome } from "./docker-table/compare.ts";
@@ -35,6 +36,7 @@ async function main(args: readonly string[]): Promise<void> {
     process.exitCode = await compareAll(folder, daemon, args);
   } finally {
     await runProcess(casemate, ["--root", join(folder, "state"), "prune", "-af"], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs });
+    await releaseTemplateMemory(stateFolders(join(folder, "state")));
     rmSync(folder, { recursive: true, force: true });
   }
 }
