@@ -44,7 +44,7 @@ echo bare-guest: ports
 while :; do
 	read -r what count <&3 || { $bb usleep 2000; continue; }
 	case $what in
-		out) $bb dd if=/dev/zero of=$data bs=32k count=$count ;;
+		out) $bb dd if=/dev/zero of=$data bs=32k count=$count; echo given >&3 ;;
 		ping) echo pong >&3 ;;
 		in) $bb dd if=$data of=/dev/null bs=32k iflag=fullblock count=$count; echo taken >&3 ;;
 	esac
@@ -113,9 +113,12 @@ export class BareGuest implements AsyncDisposable {
       data.on("data", count);
     });
     const began = performance.now();
+    const given = once(control, "data");
     control.write(`out ${bytes / blockBytes}\n`);
     await done;
-    return bytes / 1e3 / (performance.now() - began);
+    const took = performance.now() - began;
+    await given; // what arrives in the guest before dd has closed the port is dropped with it
+    return bytes / 1e3 / took;
   }
 
   /** Megabytes a second from a writer here to dd in the guest. */
@@ -130,9 +133,15 @@ export class BareGuest implements AsyncDisposable {
   }
 
   async #connect(): Promise<{ readonly control: Socket; readonly data: Socket }> {
-    this.#control ??= await open(this.#vm.paths.controlSocket);
-    this.#data ??= await open(this.#vm.paths.dataSocket);
-    return { control: this.#control, data: this.#data };
+    if (this.#control !== undefined && this.#data !== undefined) return { control: this.#control, data: this.#data };
+    const control = this.#control = await open(this.#vm.paths.controlSocket);
+    const data = this.#data = await open(this.#vm.paths.dataSocket);
+    // QEMU drops what a guest writes to a port whose connection it has not accepted yet; once it has passed a block on, it has.
+    const taken = once(control, "data");
+    control.write("in 1\n");
+    data.write(Buffer.alloc(blockBytes));
+    await taken;
+    return { control, data };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
