@@ -5,12 +5,16 @@ import { PacketLink } from "../../shared/channel/link.ts";
 import { PacketParser, encodeHelloAnswer } from "../../shared/channel/packet.ts";
 import { pollEvents, pollNow } from "../../shared/linux/poll.ts";
 import { pollableStream } from "../../shared/linux/pollable-stream.ts";
+import { DirectWriter } from "./direct-writer.ts";
+import { PageReader, pageBytes } from "./page-reader.ts";
 
 /** How often a port without a host is looked at. Short: a restored VM waits for it; a look is one system call. */
 const waitForHostMs = 10;
 /** After this long without a host (its owner died and nobody came) looking is made rarer. */
 const eagerForMs = 10_000;
 const lazyWaitForHostMs = 50;
+/** Reads in one turn of the event loop, 64 KiB each: a host that floods one port does not keep the other waiting for long. */
+const maxReadsATurn = 4;
 
 /** The device node of the virtio port with that name. @throws RuntimeError `not_found`. */
 export function findPort(name: string): string {
@@ -38,6 +42,7 @@ function readFolder(path: string): string[] {
 export class GuestPort {
   readonly #path: string;
   readonly #onSession: (link: PacketLink) => void;
+  readonly #pages = new PageReader();
   #link: PacketLink | undefined;
   #stream: Socket | undefined;
 
@@ -64,7 +69,10 @@ export class GuestPort {
     const stream = pollableStream(fd);
     const parser = PacketParser.forGuest();
     this.#stream = stream;
-    stream.on("data", (chunk: Buffer) => this.#receive(parser, chunk, stream));
+    stream.on("data", (chunk: Buffer) => {
+      this.#receive(parser, chunk, stream, fd);
+      if (chunk.length === pageBytes) this.#receiveRest(parser, fd, stream);
+    });
     stream.on("drain", () => this.#link?.drained());
     stream.on("end", () => stream.destroy()); // the host has gone
     stream.on("error", () => { /* close follows */ });
@@ -74,13 +82,22 @@ export class GuestPort {
     });
   }
 
-  #receive(parser: PacketParser, chunk: Buffer, stream: Socket): void {
+  /** A full page is rarely the last one. */
+  #receiveRest(parser: PacketParser, fd: number, stream: Socket): void {
+    for (let reads = 0; reads < maxReadsATurn && !stream.destroyed; reads++) {
+      const chunk = this.#pages.take(fd);
+      if (chunk === undefined) return;
+      this.#receive(parser, chunk, stream, fd);
+    }
+  }
+
+  #receive(parser: PacketParser, chunk: Buffer, stream: Socket, fd: number): void {
     for (const found of parser.push(chunk)) {
       if (found.type === "packet") this.#link?.deliver(found.payload);
       else this.#endSession();
       if (found.type === "session") {
         stream.write(encodeHelloAnswer(found.sessionId));
-        this.#link = new PacketLink(stream, found.sessionId);
+        this.#link = new PacketLink(new DirectWriter(stream, fd), found.sessionId, true);
         this.#onSession(this.#link);
       }
     }

@@ -1,5 +1,5 @@
 import { Duplex } from "node:stream";
-import { encodePacket, maxPayloadBytes } from "./packet.ts";
+import { encodePacket, maxPacketBytes, maxPayloadBytes } from "./packet.ts";
 
 /** Something bytes are written to, with node's back-pressure. */
 export interface ByteSink {
@@ -10,15 +10,18 @@ export interface ByteSink {
 export class PacketLink {
   readonly #sink: ByteSink;
   readonly #sessionId: Uint8Array;
+  readonly #scratch: Buffer | undefined;
   readonly #closed = Promise.withResolvers<void>();
   #packetListener: ((payload: Buffer) => void) | undefined;
   #drainListeners: (() => void)[] = [];
   #room = true;
   #open = true;
 
-  constructor(sink: ByteSink, sessionId: Uint8Array) {
+  /** `sinkCopies`: the sink has no use for the bytes after its write has returned, so that every packet can be made in the same place. */
+  constructor(sink: ByteSink, sessionId: Uint8Array, sinkCopies = false) {
     this.#sink = sink;
     this.#sessionId = sessionId;
+    if (sinkCopies) this.#scratch = Buffer.allocUnsafeSlow(maxPacketBytes);
   }
 
   get closed(): Promise<void> { return this.#closed.promise; }
@@ -28,7 +31,7 @@ export class PacketLink {
 
   /** Sends one packet; after the close it is dropped, as whatever was in flight was. */
   send(pieces: readonly Uint8Array[]): void {
-    if (this.#open) this.#room = this.#sink.write(encodePacket(this.#sessionId, pieces)) && this.#room;
+    if (this.#open) this.#room = this.#sink.write(encodePacket(this.#sessionId, pieces, this.#scratch)) && this.#room;
   }
 
   /** The one receiver of packets. */

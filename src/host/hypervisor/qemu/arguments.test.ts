@@ -17,7 +17,7 @@ function valuesOf(args: readonly string[], option: string): string[] {
 /** One line a case: what is different from the base, the option looked at, its values. */
 const table: readonly [what: string, change: Partial<QemuConfig>, option: string, values: readonly string[]][] = [
   ["emulation", {}, "-accel", ["tcg,thread=multi,tb-size=256"]],
-  ["emulation", {}, "-cpu", ["max"]],
+  ["emulation", {}, "-cpu", [process.arch === "arm64" ? "max" : "max,-erms"]],
   ["KVM", { accelerator: "kvm" }, "-accel", ["kvm"]],
   ["KVM", { accelerator: "kvm" }, "-cpu", ["host"]],
   ["memory", {}, "-m", ["256M,maxmem=1280M"]],
