@@ -1,5 +1,4 @@
 import { create } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
 import { constants } from "node:os";
 import { kernelRandomBytes } from "../../shared/linux/random.ts";
@@ -95,26 +94,27 @@ function execProcess(record: ContainerRecord, args: readonly string[], flags: Fl
 async function runExec(client: OwnerClient, containerId: string, spec: ExecSpec, options: { readonly terminal: boolean; readonly stdin: boolean; readonly detach: boolean; readonly keys: string | undefined; readonly limitMs: number | undefined }): Promise<number> {
   const { terminal, stdin, detach, keys, limitMs } = options;
   const execId = kernelRandomBytes(8).toString("hex");
-  const inVm = containerId === "";
-  // The guest's own processes run at once; their output waits for us (hold_output).
-  if (inVm) await client.call(async ({ owner }) => { await owner.execVm({ execId, terminal, spec }); }, doneBefore.create);
-  else await client.call(async ({ task }) => { await task.exec({ id: containerId, execId, terminal, spec: anyPack(ExecSpecSchema, spec) }); }, doneBefore.create);
-  const start = async (): Promise<void> => {
-    if (!inVm) await client.call(async ({ task }) => { await task.start({ id: containerId, execId }); }, doneBefore.start);
-  };
+  // It runs at once; its output and its end wait for us (hold_output).
+  const started = client.call(async ({ owner }) => { await owner.exec({ containerId, execId, terminal, spec }); }, doneBefore.create);
   if (detach) {
-    await start();
+    await started;
     return 0;
   }
+  started.catch(() => undefined); // the session reports it, or we do below
   const limit = limitMs === undefined ? undefined : setTimeout(() => {
     // It may have ended in the meantime.
     client.task.kill({ id: containerId, execId, signal: constants.signals.SIGKILL, all: true }).catch(() => undefined);
   }, limitMs);
+  const session = async (): Promise<number> => sessionExitCode(await runSession(client, {
+    containerId, execId, terminal, stdin, forwardSignals: true, start: () => started,
+    ...(keys !== undefined && { detachKeys: parseDetachKeys(keys) }),
+  }));
   try {
-    return sessionExitCode(await runSession(client, {
-      containerId, execId, terminal, stdin, forwardSignals: true, start,
-      ...(keys !== undefined && { detachKeys: parseDetachKeys(keys) }),
-    }));
+    return await session();
+  } catch (error) {
+    await started; // when there is nothing to attach to, its failure says why
+    if (!RuntimeError.is(error, "not_found")) throw error;
+    return await session(); // a new owner was asked for the attachment first
   } finally {
     clearTimeout(limit);
   }

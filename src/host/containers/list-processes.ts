@@ -47,7 +47,7 @@ export function parseProcesses(text: string): ListedProcess[] {
 async function runInGuest(client: OwnerClient, args: readonly string[]): Promise<string> {
   const execId = kernelRandomBytes(8).toString("hex");
   const process = buildVmProcess({ args, env: [], terminal: false, privileged: false, workingDir: "/" });
-  await client.owner.execVm({ execId, terminal: false, spec: create(ExecSpecSchema, { processJson: Buffer.from(JSON.stringify(process)), holdOutput: true, autoRemove: true }) });
+  await client.owner.exec({ execId, terminal: false, spec: create(ExecSpecSchema, { processJson: Buffer.from(JSON.stringify(process)), holdOutput: true, autoRemove: true }) });
   const output = new Collector(), errors = new Collector();
   const attach = await AttachClient.open(client, { containerId: "", execId }, { stdin: undefined, stdout: output, stderr: errors });
   const end = await attach.run();

@@ -1,7 +1,7 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { connectUnix } from "../../shared/linux/unix-socket.ts";
 import { Owner } from "../../shared/protocol/gen/owner_pb.ts";
-import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
+import type { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 
@@ -131,11 +131,23 @@ function connectionOver(socket: Awaited<ReturnType<typeof connectUnix>>): OwnerC
   let over = false;
   void client.closed.then(() => { over = true; });
   return {
-    task: createServiceClient(Task, client),
+    task: taskClient(client),
     owner: createServiceClient(Owner, client),
     closed: client.closed,
     keepAlive: (keep) => { if (keep) socket.ref(); else socket.unref(); },
     get over() { return over; },
     close: () => client.close(),
   };
+}
+
+/** Reads the descriptors with the first call: they take 8 ms, and a short command has no use for them. */
+function taskClient(client: TtrpcClient): ServiceClient<typeof Task> {
+  let loading: Promise<ServiceClient<typeof Task>> | undefined;
+  const load = async (): Promise<ServiceClient<typeof Task>> => createServiceClient((await import("../../shared/protocol/gen/containerd/task_pb.ts")).Task, client);
+  return new Proxy({} as ServiceClient<typeof Task>, { // every method of Task is unary: a call that loads first is of the same type
+    get: (_target, name: keyof ServiceClient<typeof Task>) => async (...args: Parameters<ServiceClient<typeof Task>[typeof name]>): Promise<unknown> => {
+      const task = await (loading ??= load());
+      return Reflect.apply(task[name], task, args);
+    },
+  });
 }

@@ -75,20 +75,20 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
       owner.noteSandboxState();
       return {};
     },
-    async execVm(request) {
+    async exec({ containerId, execId, terminal, spec }) {
       const sandbox = await owner.ready();
-      const { spec } = request;
-      if (spec === undefined) throw new RuntimeError("invalid_argument", "exec in the guest: no spec");
-      sandbox.registerExec({
-        containerId: "",
-        execId: request.execId,
-        process: { ...parseProcess(spec), terminal: request.terminal },
+      if (spec === undefined) throw new RuntimeError("invalid_argument", `exec "${execId}": no spec`);
+      if (!sandbox.awaitsStart(containerId, execId)) sandbox.registerExec({
+        containerId,
+        execId,
+        process: { ...parseProcess(spec), terminal },
         user: spec.user,
-        io: { terminal: request.terminal, stdin: spec.stdin, log: undefined, holdOutput: spec.holdOutput },
+        io: { terminal, stdin: spec.stdin, log: undefined, holdOutput: spec.holdOutput },
         terminalSize: spec.terminalSize,
         autoRemove: spec.autoRemove,
+        ownCgroup: spec.ownCgroup,
       });
-      await sandbox.startExec("", request.execId, { timeoutMs: guestCallTimeoutMs });
+      await sandbox.startExec(containerId, execId, { timeoutMs: guestCallTimeoutMs });
       return {};
     },
     async *lease(inputs) {

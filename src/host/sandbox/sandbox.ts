@@ -272,6 +272,12 @@ export class Sandbox {
     return process;
   }
 
+  /** True between {@link registerExec} and {@link startExec}. */
+  awaitsStart(containerId: string, execId: string): boolean {
+    const process = (containerId === "" ? this.vmProcesses : this.container(containerId).execs).get(execId);
+    return process !== undefined && this.#registered.has(process);
+  }
+
   async startExec(containerId: string, execId: string, options: WaitOptions): Promise<GuestProcess> {
     this.#requireRunning(`start exec "${execId}"`);
     const process = this.process(containerId, execId);
