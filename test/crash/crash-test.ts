@@ -54,6 +54,8 @@ export interface CrashReport {
   readonly leaked: readonly string[];
 }
 
+/** Of a long run: starts and ends of sandboxes are states like others. */
+const wantedSandboxes = 6;
 const execCount = 3;
 /** Kills while the execs print: there the most is under way. */
 const killsWhileRunning = 4;
@@ -102,7 +104,7 @@ class CrashTest {
   }
 
   async run(): Promise<void> {
-    const livesPerSandbox = Math.max(1, Math.ceil(this.#options.kills / 5 / killsOfLife));
+    const livesPerSandbox = Math.max(1, Math.floor(this.#options.kills / wantedSandboxes / killsOfLife));
     while (this.#killer.total < this.#options.kills) {
       const sandboxId = `crash${randomBytes(4).toString("hex")}`;
       await this.#boot(sandboxId);

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { eventually } from "../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
@@ -10,23 +10,42 @@ const deviceTimeoutMs = 15_000;
 const rescanAfterMs = 1_000;
 const pollMs = 5;
 
-/** The device node of a SCSI disk, `TARGET:LUN` on channel 0 of any host, once it has appeared. */
-export async function scsiDisk(address: string): Promise<string> {
+/**
+ * The device node of a SCSI disk, `TARGET:LUN` on channel 0 of any host, once it has appeared. With its
+ * serial number, since the disk that was at this address before may not have been taken out here yet.
+ */
+export async function scsiDisk(address: string, serial?: string): Promise<string> {
   const match = /^(\d{1,5}):(\d{1,5})$/.exec(address);
   if (match === null) throw new RuntimeError("invalid_argument", `SCSI address "${address}": must be "TARGET:LUN"`);
   const pattern = new RegExp(`^\\d+:0:${Number(match[1])}:${Number(match[2])}$`);
   const startedMs = performance.now();
   let scanned = false;
   return eventually(`wait for SCSI disk "${address}"`, async () => {
-    const found = names("/sys/class/scsi_device").find((name) => pattern.test(name));
-    const [disk] = found === undefined ? [] : names(`/sys/class/scsi_device/${found}/device/block`);
+    const found = names(scsiDevices).find((name) => pattern.test(name));
+    const stale = found !== undefined && serial !== undefined && ![undefined, serial].includes(serialOf(found));
+    const [disk] = found === undefined || stale ? [] : names(`${scsiDevices}/${found}/device/block`);
     if (disk !== undefined && existsSync(`/dev/${disk}`)) return `/dev/${disk}`;
     if (!scanned && performance.now() - startedMs > rescanAfterMs) {
       scanned = true;
+      if (stale) await writeFile(`${scsiDevices}/${found}/device/delete`, "1");
       for (const host of names("/sys/class/scsi_host")) await writeFile(`/sys/class/scsi_host/${host}/scan`, `0 ${Number(match[1])} ${Number(match[2])}`);
     }
     return undefined;
   }, { timeoutMs: deviceTimeoutMs, intervalMs: pollMs });
+}
+
+const scsiDevices = "/sys/class/scsi_device";
+/** Before the serial number on its page: type, page code and length (SPC-3, 7.6.10). */
+const vpdHeaderBytes = 4;
+
+/** The serial number a disk had when it was found; undefined for one that tells none. */
+function serialOf(device: string): string | undefined {
+  try {
+    return readFileSync(`${scsiDevices}/${device}/device/vpd_pg80`, "latin1").slice(vpdHeaderBytes).replaceAll("\0", "").trim();
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "EINVAL") || isErrnoException(error, "ENODEV")) return undefined;
+    throw error;
+  }
 }
 
 /** The device node of a disk given by `/dev/...`, or by its PCI path: slot numbers from the root bus down, `02/00`. */

@@ -24,7 +24,7 @@ export type StorageDriver = (storage: Storage) => Promise<void>;
 
 /** Kata's driver names, and `9p` and `bind` of ours (docs/agent.md). */
 export const storageDrivers: Readonly<Record<string, StorageDriver>> = {
-  scsi: async (storage) => mountDisk(await scsiDisk(storage.source), storage),
+  scsi: async (storage) => mountDisk(await scsiDisk(storage.source, serialOption(storage)), storage),
   blk: async (storage) => mountDisk(await blockDevice(storage.source), storage),
   // Without a device of that tag virtiofs says EINVAL and 9p ENOENT; neither shows its tags anywhere (Linux 6.1).
   "virtio-fs": async (storage) => untilPlugged(errno.EINVAL, () => mountStorage(storage.source, { ...storage, fstype: "virtiofs" })),
@@ -55,6 +55,12 @@ async function untilPlugged(absent: number, mountShare: () => Promise<void>): Pr
 /** The error of a mount is wrapped by the call that made it. */
 function hasErrno(error: unknown, number: number): boolean {
   return error instanceof Error && ((error instanceof SyscallError && error.errno === number) || hasErrno(error.cause, number));
+}
+
+/** `serial=NAME` among the driver's options: which disk it must be. */
+function serialOption({ driverOptions }: Storage): string | undefined {
+  const prefix = "serial=";
+  return driverOptions.find((option) => option.startsWith(prefix))?.slice(prefix.length);
 }
 
 /** Driver options of a disk. `create_filesystem`: make an ext4 on it first; `grow_filesystem`: fit its ext4 to the disk. */

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import { startProcess } from "../../shared/linux/run-process.ts";
 import { ContainerStore, newStatus, type ContainerRecord } from "../store/container-store.ts";
 import { readBootId } from "../store/host-facts.ts";
 import { Ledger } from "../store/ledger.ts";
@@ -75,4 +76,18 @@ test("a ledger of a newer version is left alone with all it names", async () => 
   writeFileSync(state.paths.ledger, JSON.stringify({ version: 99, records: [] }));
   await assert.rejects(releaseLostSandbox(state.folders, sandboxId), (error) => RuntimeError.is(error, "failed_precondition") && error.reason === "newer_version");
   assert.ok(existsSync(state.paths.ledger));
+});
+
+test("after a reboot of the host no process is taken for one of ours", async () => {
+  using state = temporaryState();
+  const { identity, child, exited } = await startProcess("sleep", ["100"], { stdio: "ignore" });
+  const records = [creatingSandbox, { kind: "vmm", name: "vmm", token: "s1/vmm", identity }];
+  writeFileSync(state.paths.ledger, JSON.stringify({ version: 2, bootId: "00000000-0000-4000-8000-000000000000", records }));
+  assert.equal(await releaseLostSandbox(state.folders, sandboxId), true);
+  assert.deepEqual([existsSync(state.paths.folder), child.exitCode, child.signalCode], [false, null, null]);
+  // In the boot it belongs to, it is.
+  mkdirSync(state.paths.folder, { recursive: true });
+  writeFileSync(state.paths.ledger, JSON.stringify({ version: 2, bootId: readBootId(), records }));
+  await releaseLostSandbox(state.folders, sandboxId);
+  assert.equal((await exited).signal, "SIGTERM");
 });

@@ -5,7 +5,8 @@ import { flockExclusive } from "../../shared/linux/flock.ts";
 import { signalProcess } from "../../shared/linux/proc.ts";
 import { plannedRecords, releasers } from "../assemble.ts";
 import { ContainerStore } from "../store/container-store.ts";
-import { Ledger } from "../store/ledger.ts";
+import { readBootId } from "../store/host-facts.ts";
+import { Ledger, type ResourceRecord } from "../store/ledger.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { savedContainers, type SavedEnd } from "../store/saved-records.ts";
 import { setAside } from "../store/state-file.ts";
@@ -57,6 +58,7 @@ export function openLedger(folders: StateFolders, sandboxId: string, log: Logger
 export async function releaseHeld(folders: StateFolders, sandboxId: string): Promise<unknown[]> {
   const paths = sandboxPaths(folders, sandboxId);
   const ledger = openLedger(folders, sandboxId);
+  if (ledger.bootId !== "" && ledger.bootId !== readBootId()) forgetProcesses(ledger);
   const ends = savedEnds(ledger);
   const failures = await ledger.releaseAll(releasers);
   settleLostContainers(new ContainerStore(folders), sandboxId, ends);
@@ -81,6 +83,11 @@ function endSupervisors(sandboxId: string): void {
   for (const identity of findTaggedProcesses(ownerToken(sandboxId))) {
     if (identity.pid !== process.pid && identity.pid !== process.ppid) signalProcess(identity, "SIGKILL");
   }
+}
+
+/** Another boot of the host has taken all processes along; their numbers may be others' by now. */
+function forgetProcesses(ledger: Ledger): void {
+  for (const record of ledger.records) if ("identity" in record) ledger.note({ ...record, identity: undefined } as ResourceRecord); // the rest of it unchanged
 }
 
 /** The ends that are known of a sandbox's containers, by id. */

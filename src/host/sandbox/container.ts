@@ -281,7 +281,7 @@ function requireShares(context: ContainerContext, source: string): SandboxShares
 function rootStorages(containerId: string, disks: RootDisks, rootShare: string | undefined): { storages: Storage[]; rootPath: string } {
   if (rootShare !== undefined) return { storages: [], rootPath: rootShare };
   const folder = guestPaths.container(containerId);
-  const scsi = (disk: HeldDisk, fsType: string, mountPoint: string, options: string[]): Storage => create(StorageSchema, { driver: "scsi", source: disk.scsiAddress, fstype: fsType, mountPoint, options });
+  const scsi = (disk: HeldDisk, fsType: string, mountPoint: string, options: string[]): Storage => create(StorageSchema, { driver: "scsi", driverOptions: [`serial=${disk.diskId}`], source: disk.scsiAddress, fstype: fsType, mountPoint, options });
   const lower = disks.lower.map(({ disk, fsType }) => scsi(disk, fsType, guestPaths.image(disk.diskId), ["ro"]));
   const rootPath = `${folder}/rootfs`;
   if (disks.upper === undefined) {
