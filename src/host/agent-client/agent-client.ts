@@ -1,4 +1,3 @@
-import type { WaitOptions } from "../../shared/base/deadline.ts";
 import type { RuntimeError } from "../../shared/base/errors.ts";
 import { linkAsDuplex } from "../../shared/channel/link.ts";
 import { StdioMux } from "../../shared/channel/stdio-mux.ts";
@@ -7,7 +6,7 @@ import { Guest } from "../../shared/protocol/gen/casemate_pb.ts";
 import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
 import { checkedClient } from "./checked-client.ts";
 import type { ProcessStreams } from "./process-streams.ts";
-import { openPort } from "./transport.ts";
+import { openPort, type ConnectOptions } from "./transport.ts";
 
 /** A connection to the agent of one VM: calls on the control port, stdio on the data port. */
 export interface AgentClient {
@@ -21,7 +20,7 @@ export interface AgentClient {
 }
 
 /** Waits for the agent and connects to both of its ports. @throws RuntimeError `deadline_exceeded` when it never answers. */
-export async function connectAgent(sockets: { readonly controlSocket: string; readonly dataSocket: string }, options: WaitOptions): Promise<AgentClient> {
+export async function connectAgent(sockets: { readonly controlSocket: string; readonly dataSocket: string }, options: ConnectOptions): Promise<AgentClient> {
   // Side by side: each greeting takes the guest as long as the other.
   const [first, second] = await Promise.allSettled([openPort(sockets.controlSocket, options), openPort(sockets.dataSocket, options)]);
   try {

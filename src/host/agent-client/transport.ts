@@ -12,7 +12,15 @@ import { connectUnix } from "../../shared/linux/unix-socket.ts";
  * between, or have dropped it together with what a host before us left. Doubled each time, for a slow guest.
  */
 const firstAnswerTimeoutMs = 250, maxAnswerTimeoutMs = 2_000;
+/** The same for a guest that is up and busy: each greeting is more work for it. */
+const maxBusyAnswerTimeoutMs = 16_000;
 const retryMs = 20;
+
+/** Options of a connection with the agent. */
+export interface ConnectOptions extends WaitOptions {
+  /** The guest is up, and may have much to do. Default: it may still be starting. */
+  readonly busy?: boolean;
+}
 
 /** A session on one port of the VM. */
 export interface PortSession {
@@ -23,9 +31,10 @@ export interface PortSession {
 }
 
 /** Connects to a port's socket and greets until the guest answers. @throws RuntimeError `deadline_exceeded`, `canceled`, or `unavailable` when nobody listens on the socket. */
-export async function openPort(socketPath: string, options: WaitOptions): Promise<PortSession> {
+export async function openPort(socketPath: string, options: ConnectOptions): Promise<PortSession> {
   const deadline = Deadline.after(options.timeoutMs);
-  for (let answerTimeoutMs = firstAnswerTimeoutMs; ; answerTimeoutMs = Math.min(2 * answerTimeoutMs, maxAnswerTimeoutMs)) {
+  const longestMs = options.busy === true ? maxBusyAnswerTimeoutMs : maxAnswerTimeoutMs;
+  for (let answerTimeoutMs = firstAnswerTimeoutMs; ; answerTimeoutMs = Math.min(2 * answerTimeoutMs, longestMs)) {
     const socket = await connectUnix(socketPath);
     try {
       return await greet(socket, { timeoutMs: Math.min(answerTimeoutMs, deadline.remainingMs), ...(options.signal && { signal: options.signal }) });

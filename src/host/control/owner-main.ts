@@ -32,8 +32,8 @@ import { taskService } from "./task-service.ts";
 const stopTimeoutMs = 12_000;
 const readyFd = 3;
 
-/** Longest time to take a sandbox over: a busy guest answers, and a call that is under way in it ends, in seconds. */
-const adoptTimeoutMs = 30_000;
+/** Longest time to take a sandbox over. A guest answers in milliseconds; a busy one on a busy host, with a call under way in it, may take half a minute. */
+const adoptTimeoutMs = 90_000;
 /** The owner's own exit codes: 0 tells the supervisor not to start another. */
 const exitTryAgain = 1;
 

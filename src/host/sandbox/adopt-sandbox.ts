@@ -133,7 +133,7 @@ function loadEnd(end: SavedEnd): ProcessEnd {
 }
 
 async function connect(adoption: SandboxAdoption, wait: Parameters<SandboxSurroundings["drivers"]["connectAgent"]>[1]): Promise<void> {
-  const connection = await adoption.surroundings.drivers.connectAgent(adoption.config, wait);
+  const connection = await adoption.surroundings.drivers.connectAgent(adoption.config, { ...wait, busy: true });
   adoption.undo.add("agent connection", () => connection.close());
   adoption.connection = connection;
 }

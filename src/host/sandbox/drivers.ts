@@ -2,6 +2,7 @@ import type { WaitOptions } from "../../shared/base/deadline.ts";
 import type { Steps } from "../../shared/base/steps.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
+import type { ConnectOptions } from "../agent-client/transport.ts";
 import type { NicSpec, PluggedDisk, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceRecord } from "../store/ledger.ts";
@@ -74,7 +75,7 @@ export interface SandboxDrivers {
   restoreVm(request: RestoreRequest): Promise<VirtualMachine>;
   /** A guest from the config's template that has not answered by then hangs. */
   restoreTimeoutMs(config: SandboxConfig): number;
-  connectAgent(config: SandboxConfig, wait: WaitOptions): Promise<AgentClient>;
+  connectAgent(config: SandboxConfig, wait: ConnectOptions): Promise<AgentClient>;
   /** `steps`: of the operation it is part of. */
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;
   startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;
