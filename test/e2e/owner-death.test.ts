@@ -1,0 +1,105 @@
+// A container whose owner is killed, as people see it.
+// - exec, logs -f, wait and an attached run go on as if nothing had happened, with and without the supervisor
+// - casemate events tells what happened, across the death
+// - without owner and VM the container has exited with 137, and starts again
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
+import { ownerToken } from "../../src/host/control/start-owner.ts";
+import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
+import { signalProcess } from "../../src/shared/linux/proc.ts";
+import { useCasemate } from "../support/cli.ts";
+import { requires } from "../support/requires.ts";
+
+const skip = requires("root");
+const casemate = useCasemate();
+const within = { timeoutMs: 60_000 };
+
+interface Inspected { readonly Sandbox: { readonly id: string; readonly ownerPid: number; readonly vmmPid: number }; readonly State: { readonly Status: string; readonly ExitCode: number } }
+
+async function inspect(name: string): Promise<Inspected> {
+  const [found] = JSON.parse(await casemate.ok(["inspect", name])) as Inspected[];
+  assert.ok(found !== undefined);
+  return found;
+}
+
+/** SIGKILL to the owner, and to its supervisor if so asked. */
+async function killOwner(name: string, withSupervisor: boolean): Promise<void> {
+  const { Sandbox: { id } } = await inspect(name);
+  const processes = findTaggedProcesses(ownerToken(id)).map((identity) => ({ identity, command: readFileSync(`/proc/${identity.pid}/cmdline`, "latin1") }));
+  for (const { identity, command } of processes) if (withSupervisor && command.includes("owner-supervisor")) signalProcess(identity, "SIGKILL");
+  for (const { identity, command } of processes) if (!command.includes("owner-supervisor")) assert.ok(signalProcess(identity, "SIGKILL"));
+}
+
+/** The lines 1, 2, 3, ... that a stream has brought, checked for gaps and doubles. */
+function lastNumber(text: string): number {
+  const numbers = text.split("\n").filter((line) => line !== "").map(Number);
+  assert.deepEqual(numbers, numbers.map((_, index) => index + 1), "a gap, or a line twice");
+  return numbers.length;
+}
+
+function collect(stream: NodeJS.ReadableStream): () => string {
+  const chunks: Buffer[] = [];
+  stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+  return () => Buffer.concat(chunks).toString();
+}
+
+const counter = "trap 'exit 4' TERM; i=1; while :; do echo $i; i=$((i+1)); sleep 0.1 & wait $!; done";
+
+test("exec, logs -f and wait go on after the death of the owner, with its supervisor and without", { skip }, async () => {
+  await casemate.ok(["run", "-d", "--name", "lives", "busybox", "sh", "-c", counter]);
+  const logs = casemate.start(["logs", "-f", "lives"]), wait = casemate.start(["wait", "lives"]), events = casemate.start(["events", "--filter", "container=lives"]);
+  const [followed, waited, told] = [logs.stdout, wait.stdout, events.stdout].map(collect);
+  for (const withSupervisor of [false, true]) {
+    const before = (await inspect("lives")).Sandbox;
+    await killOwner("lives", withSupervisor);
+    assert.match(await casemate.ok(["ps"]), /lives/);
+    assert.equal(await casemate.ok(["exec", "lives", "echo", "still here"]), "still here");
+    const now = (await inspect("lives")).Sandbox;
+    assert.ok(now.ownerPid !== before.ownerPid && now.vmmPid === before.vmmPid);
+    const seen = lastNumber(followed?.() ?? "");
+    await eventually("more output", () => (lastNumber(followed?.() ?? "") > seen + 5 ? true : undefined), within);
+  }
+  await casemate.ok(["stop", "lives"]);
+  for (const child of [logs, wait]) if (child.exitCode === null) await once(child, "close");
+  assert.equal(waited?.(), "4\n");
+  assert.equal(lastNumber(await casemate.ok(["logs", "lives"])), lastNumber(followed?.() ?? ""));
+  await eventually("the events", () => (/exec_die/.test(told?.() ?? "") && / die .*exitCode=4/.test(told?.() ?? "") ? true : undefined), within);
+  events.kill("SIGINT");
+  await once(events, "close");
+  const json = (await casemate.ok(["events", "--since", "1h", "--until", "0s", "--filter", "event=die", "--format", "json"])).split("\n").map((line) => JSON.parse(line) as { readonly Actor: { readonly Attributes: Readonly<Record<string, string>> } });
+  assert.deepEqual(json.map(({ Actor: { Attributes: { name, exitCode } } }) => [name, exitCode]), [["lives", "4"]]);
+  assert.deepEqual([(await inspect("lives")).State.Status, (await inspect("lives")).State.ExitCode], ["exited", 4]);
+});
+
+test("an attached run and what is typed into it go on after the death of the owner", { skip }, async () => {
+  const run = casemate.start(["run", "-i", "--rm", "--name", "typed", "busybox", "sh", "-c", "cat; echo end; exit 6"]);
+  const output = collect(run.stdout);
+  run.stdin.write("before\n");
+  await eventually("the echo", () => (output() === "before\n" ? true : undefined), within);
+  await killOwner("typed", true);
+  run.stdin.write("after\n");
+  await eventually("the echo after it", () => (output() === "before\nafter\n" ? true : undefined), within);
+  run.stdin.end("last\n");
+  const [code] = await once(run, "close") as [number];
+  assert.deepEqual([code, output()], [6, "before\nafter\nlast\nend\n"]);
+});
+
+test("a container that lost its owner and its VM has exited with 137, leaves nothing, and starts again", { skip }, async () => {
+  await casemate.ok(["run", "-d", "--name", "lost", "busybox", "sh", "-c", counter]);
+  const wait = casemate.start(["wait", "lost"]);
+  const waited = collect(wait.stdout);
+  await delay(500);
+  const { Sandbox: { vmmPid } } = await inspect("lost");
+  await killOwner("lost", true);
+  process.kill(vmmPid, "SIGKILL");
+  await once(wait, "close");
+  assert.equal(waited(), "137\n");
+  assert.deepEqual([(await inspect("lost")).State.Status, (await inspect("lost")).State.ExitCode], ["exited", 137]);
+  await casemate.ok(["start", "lost"]);
+  assert.equal(await casemate.ok(["exec", "lost", "echo", "again"]), "again");
+  await casemate.ok(["rm", "-f", "lost"]);
+});
