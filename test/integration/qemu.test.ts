@@ -49,8 +49,8 @@ afterEach((context) => {
 
 after(async () => {
   if (skip !== false) return;
+  await machine.end(); // first: there is no agent when the guest has not answered
   agent.close();
-  await machine.end();
   rmSync(folder, { recursive: true, force: true });
   await watch.assertHostClean();
 });
@@ -197,8 +197,10 @@ test("a share that the guest does not see yet is mounted once it does", { skip }
     assert.equal(await connection.sh(`grep -c ' ${shares.guestMountPoint} virtiofs ' /proc/mounts`), "1");
     connection.close();
   } finally {
-    await vm.end();
+    // The share goes after whoever uses it, and before the folder it is mounted in.
+    await vm.vm.kill();
     assert.deepEqual(await undo.run(), []);
+    await vm.end();
   }
 });
 
