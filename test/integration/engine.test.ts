@@ -162,7 +162,7 @@ test("a container that eats memory is ended by name, the agent lives; a sandbox 
   assert.ok(!main.events.some(({ action, containerId }) => action === "oom" && containerId === ""), "its own limit is not the guest's");
   await host.remove(main, "c1");
   // Two that together may have more than all containers may.
-  await host.start(main, "c2", { memory: { limit: 4000 * mebibyte } });
+  await host.start(main, "c2", { memory: { limit: 1200 * mebibyte } });
   await main.sandbox.update("c2", { memory: { limit: -1 } }, within);
   await host.run(main, "c2", eat);
   await eventually("the guest's event", () => (main.events.some(({ action, containerId }) => action === "oom" && containerId === "") ? true : undefined), { timeoutMs: 10_000 });
