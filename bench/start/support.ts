@@ -79,10 +79,15 @@ export class BareTemplate implements AsyncDisposable {
     }
   }
 
+  /** A VM that goes on from it; the caller ends it. */
+  start(): Promise<TestVm> {
+    return TestVm.restore("bare", { folders: this.#command.casemate.folders, template: key });
+  }
+
   /** Milliseconds from QEMU's start to the answer. */
   async restoreMs(): Promise<number> {
     const began = performance.now();
-    const vm = await TestVm.restore("bare", { folders: this.#command.casemate.folders, template: key });
+    const vm = await this.start();
     try {
       await this.#ask(vm);
       return performance.now() - began;

@@ -1,0 +1,64 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { freemem } from "node:os";
+import { readFileSync } from "node:fs";
+import { adoptOrphans, descendants } from "../../scripts/test-runner/descendants.ts";
+import type { RunBench, RunFigure } from "../bench.ts";
+import { exactly } from "../bench.ts";
+import { privateMegabytes } from "../support/private-memory.ts";
+import { BareTemplate, BenchCommand } from "./support.ts";
+
+const sandboxCount = 40, atOnce = 8;
+/** Forty sandboxes take some 3 GiB; the machine must not swap. */
+const neededBytes = 8 * 1024 ** 3;
+const settleMs = 5_000;
+
+/** Private memory of everything that a sandbox brought to life: VMM, owner, supervisor. */
+function privateOfAll(): number {
+  return descendants().filter(({ command }) => /qemu-system|owner\.js|owner-supervisor/.test(command)).reduce((sum, { pid }) => sum + privateMegabytes(pid), 0);
+}
+
+const bench: RunBench = {
+  kind: "run",
+  title: `${sandboxCount} idle sandboxes`,
+  pairs: 5,
+  async run(): Promise<RunFigure[]> {
+    if (freemem() < neededBytes && availableBytes() < neededBytes) throw new Error(`less than ${neededBytes / 1024 ** 3} GiB are free`);
+    adoptOrphans();
+    await using stack = new AsyncDisposableStack();
+    const command = stack.use(new BenchCommand());
+    const bare = stack.use(await BareTemplate.make());
+    const bareVm = await bare.start();
+    const bareMegabytes = privateMegabytes(bareVm.vm.identity.pid) + await bareServerMegabytes();
+    await bareVm.end();
+    const args = (index: number): string[] => ["run", "-q", "-d", "--network", "none", "--template", "guest", "--name", `idle${index}`, "busybox", "sleep", "100000"];
+    const oneMs = await command.time(args(0));
+    const began = performance.now();
+    const waiting = Array.from({ length: sandboxCount - 1 }, (_, index) => index + 1);
+    await Promise.all(Array.from({ length: atOnce }, async () => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) await command.time(args(next));
+    }));
+    const allMs = performance.now() - began + oneMs;
+    await new Promise((resolve) => { setTimeout(resolve, settleMs); });
+    const each = privateOfAll() / sandboxCount;
+    return [
+      { title: `private memory of each of ${sandboxCount} idle sandboxes ÷ (bare restored QEMU + bare Node server)`, unit: "MB", limit: { atMost: 1.5 }, samples: exactly(each / bareMegabytes) },
+      { title: "private memory of each, alone", unit: "MB", limit: { atMost: Infinity }, samples: exactly(each) },
+      { title: `${sandboxCount} sandboxes, ${atOnce} at a time ÷ ${sandboxCount} × one`, unit: "", limit: { atMost: 0.8 }, samples: exactly(allMs / (sandboxCount * oneMs)) },
+    ];
+  },
+};
+export default bench;
+
+/** A Node that does nothing but listen on a unix socket. */
+async function bareServerMegabytes(): Promise<number> {
+  const server = spawn(process.execPath, ["-e", 'require("net").createServer().listen("\\0bench-bare", () => console.log("up"))'], { stdio: ["ignore", "pipe", "inherit"] });
+  await once(server.stdout, "data");
+  const megabytes = privateMegabytes(server.pid ?? 0);
+  server.kill();
+  return megabytes;
+}
+
+function availableBytes(): number {
+  return Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "latin1"))?.[1] ?? 0) * 1024;
+}
