@@ -69,7 +69,7 @@ export class BareTemplate implements AsyncDisposable {
       closeSync(stateFd);
       await guest.vm.vm.kill();
       const saved = await publishTemplate(folders, { key, accelerator: "tcg", kernelRelease: "", guestImageId: "", memoryBytes: bootMemoryBytes, madeInMs: 0, memoryFd, statePath, plugged: nothingPlugged });
-      await holdTemplateMemory(folders, saved, memoryFd);
+      await holdTemplateMemory(folders, saved.key, memoryFd);
       return template;
     } catch (error) {
       await template[Symbol.asyncDispose]();

@@ -19,7 +19,7 @@ import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths, templatePaths, type StateFolders } from "../store/paths.ts";
-import { holdTemplateMemory } from "../template/template-memory.ts";
+import { holdTemplateMemory, releaseTemplateMemory } from "../template/template-memory.ts";
 import { pruneTemplates, publishTemplate, readTemplate, type PreparedContainer, type Template } from "../template/template-store.ts";
 import { buildSpec } from "./build-spec.ts";
 
@@ -94,11 +94,15 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
     } finally {
       await sandbox.stop(0);
     }
+    // Before anybody can find the template: then nobody reads it from disk, and what comes with it is all there.
+    await holdTemplateMemory(folders, key, memoryFd);
     const template = await publishTemplate(folders, {
       key, accelerator, kernelRelease: guestImage.kernelRelease, guestImageId: guestImage.id, memoryBytes: bootMemoryBytes, madeInMs: Math.round(performance.now() - began), memoryFd, statePath,
       plugged, ...(prepared !== undefined && { prepared, layerPath }),
+    }).catch(async (error: unknown) => {
+      await releaseTemplateMemory(folders, key);
+      throw error;
     });
-    await holdTemplateMemory(folders, template, memoryFd);
     for (const gone of pruneTemplates(folders)) log.info("template removed, it was not used for long", { template: gone });
     return template;
   } finally {

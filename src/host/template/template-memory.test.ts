@@ -18,7 +18,7 @@ test("everybody who opens a template's memory gets the one that is held, while i
   const made = createMemoryFile("casemate-test", template.memoryBytes);
   try {
     writeSync(made, "the guest's memory", 0);
-    await holdTemplateMemory(folders, template, made);
+    await holdTemplateMemory(folders, template.key, made);
     // Nothing is on disk that it could be read from instead.
     const opened = [await openTemplateMemory(folders, template), await openTemplateMemory(folders, template)];
     for (const { fd, useFd } of opened) {

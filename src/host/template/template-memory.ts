@@ -51,8 +51,8 @@ export async function openTemplateMemory(folders: StateFolders, template: Templa
 }
 
 /** Hands a freshly saved VM's memory to a holder, so that the first start does not read it from disk. */
-export async function holdTemplateMemory(folders: StateFolders, template: Template, memoryFd: number): Promise<void> {
-  await holdMemory({ ...template, paths: templatePaths(folders, template.key) }, memoryFd);
+export async function holdTemplateMemory(folders: StateFolders, key: string, memoryFd: number): Promise<void> {
+  await holdMemory({ key, paths: templatePaths(folders, key) }, memoryFd);
 }
 
 /** Lets go of the memory of one template, or of all, and of all snapshots; VMs that map it keep it. No holder is fine. */
