@@ -126,7 +126,7 @@ describe("run", { skip }, () => {
       [["-it", "busybox"], /not a TTY\nhint: leave out -t/],
       [["--stop-signal", "NOPE", "busybox"], /signal "NOPE": no such signal/],
       [["no/such/image:1"], /no\/such\/image/],
-      [[], /missing required argument 'image'/],
+      [[], /no image is named\nhint: .*casemate run/],
     ];
     for (const [args, message] of cases) {
       const { code, stdout, stderr } = await casemate.run(["run", "-q", ...args]);
