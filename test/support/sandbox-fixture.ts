@@ -11,7 +11,7 @@ import type { StepHook } from "../../src/shared/base/steps.ts";
 import { Ledger, releaserOf, type ResourceKind, type ResourceRecord } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
 import { savedRecordReleasers, savedSandbox } from "../../src/host/store/saved-records.ts";
-import { silentLogger } from "../../src/shared/base/log.ts";
+import { silentLogger, type Logger } from "../../src/shared/base/log.ts";
 import { AgentDouble } from "./agent-double.ts";
 import { VmDouble } from "./vm-double.ts";
 
@@ -50,6 +50,7 @@ export class SandboxFixture {
   readonly events: SandboxEvent[] = [];
   readonly recorded: { readonly containerId: string; readonly end: ProcessEnd }[] = [];
   hook: StepHook | undefined;
+  log: Logger = silentLogger;
 
   private constructor(folder: string, config: SandboxConfig, agent: AgentDouble) {
     this.folder = folder;
@@ -102,7 +103,7 @@ export class SandboxFixture {
 
   #context(ledger: Ledger): Parameters<typeof Sandbox.create>[1] {
     return {
-      drivers: this.#drivers(), ledger, log: silentLogger, hook: (...step) => this.hook?.(...step),
+      drivers: this.#drivers(), ledger, log: this.log, hook: (...step) => this.hook?.(...step),
       onEvent: (event) => this.events.push(event),
       recordEnd: ({ containerId }, end) => this.recorded.push({ containerId, end }),
     };

@@ -22,7 +22,7 @@ async function die(sandbox: Sandbox): Promise<void> {
   await sandbox.saveTemplate(-1, within);
 }
 
-test("a sandbox is taken over with its containers, execs and what they hold", async () => {
+test("1.3 GetPatchedOCISpec, 1.3 newContainer, 2.1 Release, 2.6 SandboxState, 2.6 ContainerState, D23: a sandbox is taken over with its containers, execs and what they hold", async () => {
   using fixture = await SandboxFixture.open();
   const first = await fixture.create();
   await startContainer(first, "c1");
@@ -52,7 +52,7 @@ test("a sandbox is taken over with its containers, execs and what they hold", as
   assert.deepEqual(fixture.held, []);
 });
 
-test("what ended while there was no owner is told with its code; what was recorded is told again", async () => {
+test("D13, 2.1 Cleanup after shim crash: what ended while there was no owner is told with its code; what was recorded is told again", async () => {
   using fixture = await SandboxFixture.open();
   const first = await fixture.create();
   await startContainer(first, "c1");

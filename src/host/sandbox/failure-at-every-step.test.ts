@@ -116,6 +116,9 @@ async function untilReached(attempt: (shortMs: number) => Promise<boolean>): Pro
   for (let timeMs = shortMs; !(await attempt(timeMs)); timeMs *= 2);
 }
 
+/** The parity rows (docs/parity.md) each operation answers for. */
+const rowsOf: Readonly<Record<string, string>> = { "create container": "1.3 rollbackFailingContainerCreation, 1.3 create, D2, D3, D4, D5, D7", "start container": "1.3 start, 2.1 Start", "start exec": "1.3 enter", "update container": "1.3 update, D1" };
+
 /** What the caller of an operation got. */
 async function failureOf(work: Promise<unknown>): Promise<RuntimeError> {
   const error: unknown = await work.then(() => assert.fail("it worked"), (reason: unknown) => reason);
@@ -131,7 +134,7 @@ function assertFirstError(error: RuntimeError, operation: string, step: string, 
 
 for (const { name: step } of [...takeHostSteps, ...bootGuestSteps, ...equipGuestSteps]) {
   for (const kind of Object.keys(kinds) as Kind[]) { // the keys of the table above
-    test(`create sandbox: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
+    test(`2.1 Create: create sandbox: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
       using fixture = await SandboxFixture.open();
       const { hook, reached } = failAt(fixture, step, kind);
       fixture.hook = hook;
@@ -170,7 +173,7 @@ for (const { name: step } of restoreGuestSteps) {
   }
 }
 
-test("a sandbox whose config names a template is not booted", async () => {
+test("2.1 startVM: a sandbox whose config names a template is not booted", async () => {
   using fixture = await SandboxFixture.open();
   fixture.config = { ...fixture.config, template: "t1" };
   const sandbox = await fixture.create();
@@ -182,7 +185,7 @@ test("a sandbox whose config names a template is not booted", async () => {
 for (const [operation, { steps, prepare, run, undo }] of Object.entries(operations)) {
   for (const { name: step } of steps) {
     for (const kind of Object.keys(kinds) as Kind[]) { // the keys of the table above
-      test(`${operation}: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
+      test(`${rowsOf[operation] ?? operation}: ${operation}: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
         using fixture = await SandboxFixture.open();
         const sandbox = await fixture.create();
         const empty = [fixture.held, fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
@@ -224,7 +227,7 @@ for (const [operation, { steps, prepare, run, undo }] of Object.entries(operatio
 const guestCallsOfCreate = ["hello", "refresh", "onlineCPUMem", "updateInterface", "updateRoutes", "createSandbox", "addStorages"];
 
 for (const method of guestCallsOfCreate) {
-  test(`create sandbox leaves nothing when the agent refuses ${method}, or does not answer it`, async () => {
+  test(`2.1 agent.startSandbox: create sandbox leaves nothing when the agent refuses ${method}, or does not answer it`, async () => {
     using refused = await SandboxFixture.open();
     refused.agent.fail(method, new RuntimeError("failed_precondition", "the guest cannot"));
     const error = await failureOf(refused.create());

@@ -104,7 +104,7 @@ for (const [what, tamper] of Object.entries({
   });
 }
 
-test("a silent guest costs each call its time, and a stop its own", async () => {
+test("D18: a silent guest costs each call its time, and a stop its own", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   await start(sandbox);

@@ -39,7 +39,7 @@ test("D10: a cpuset that cannot be read is an error, and no target of 0", () => 
   assert.deepEqual([...parseCpuset("")], []);
 });
 
-test("2.2 Memory target: limits and huge pages together, a default for those without", () => {
+test("2.2 Memory target, 2.2 Huge pages: limits and huge pages together, a default for those without", () => {
   const target = (...containers: OciResources[]): number => targetSize(base, containers).memoryBytes;
   assert.equal(target(), base.memoryBytes);
   assert.equal(target(memory(500 * mebibyte)), upToStep(guestOverheadBytes + 500 * mebibyte));
@@ -50,7 +50,7 @@ test("2.2 Memory target: limits and huge pages together, a default for those wit
   assert.equal(target({ ...memory(500 * mebibyte), hugepageLimits: [{ pageSize: "2MB", limit: 64 * mebibyte }, { pageSize: "1GB", limit: -1 }] }), upToStep(guestOverheadBytes + 564 * mebibyte));
 });
 
-test("D11: every container's share counts, whichever other names one of its own", () => {
+test("D11, 2.2 Swap: every container's share counts, whichever other names one of its own", () => {
   // The defect: a container with a size of its own replaced the total of those before it.
   const containers = [memory(100 * mebibyte), { memory: { limit: 200 * mebibyte, swap: 300 * mebibyte } }, memory(400 * mebibyte)];
   assert.equal(targetSize(base, containers).memoryBytes, upToStep(guestOverheadBytes + 700 * mebibyte));

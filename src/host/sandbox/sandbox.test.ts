@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { eventually, orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError, type ErrorCode } from "../../shared/base/errors.ts";
+import { Logger } from "../../shared/base/log.ts";
 import { SandboxFixture } from "../../../test/support/sandbox-fixture.ts";
 import { containerRequest, execRequest } from "../../../test/support/sandbox-requests.ts";
 import type { Sandbox } from "./sandbox.ts";
@@ -17,7 +18,7 @@ async function startContainer(sandbox: Sandbox, containerId: string): Promise<vo
 
 const exec = (execId: string): ReturnType<typeof execRequest> => execRequest("c1", execId);
 
-test("create() takes its steps in order, and stop() gives everything back", async () => {
+test("2.1 Create, 2.1 Delete: create() takes its steps in order, and stop() gives everything back", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   assert.deepEqual(sandbox.timings.map(({ name }) => name), [
@@ -61,7 +62,7 @@ test("containers of one sandbox share an image's disk; it goes with the last one
   await sandbox.stop(0);
 });
 
-test("an id that exists, and operations in the wrong state, are refused by name", async () => {
+test("2.1 CreateContainer, 2.1 thin wrappers: an id that exists, and operations in the wrong state, are refused by name", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   await sandbox.createContainer(containerRequest("c1"), within);
@@ -74,7 +75,7 @@ test("an id that exists, and operations in the wrong state, are refused by name"
   await sandbox.stop(0);
 });
 
-test("an exit is recorded before it is announced, and acknowledged after", async () => {
+test("1.3 storeContainer, 1.3 setContainerState: an exit is recorded before it is announced, and acknowledged after", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   await startContainer(sandbox, "c1");
@@ -104,7 +105,7 @@ test("an exec that cannot start ends with docker's status and can be deleted", a
   await sandbox.stop(0);
 });
 
-test("the death of the VM ends every process with 137, tells everybody, and the stop still gives all back", async () => {
+test("2.1 Monitor: the death of the VM ends every process with 137, tells everybody, and the stop still gives all back", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   await startContainer(sandbox, "c1");
@@ -213,3 +214,40 @@ async function eventuallyTicked(context: TestContext, work: Promise<unknown>, li
   }
   assert.ok(over, `not over after ${limitMs} ms`);
 }
+
+test("1.3 ContainerConfig.valid: a container without a usable id is refused before anything is taken", async () => {
+  using fixture = await SandboxFixture.open();
+  const sandbox = await fixture.create();
+  for (const containerId of ["", "../x", "a/b", "-a", "a b", "x".repeat(129)]) {
+    await assert.rejects(sandbox.createContainer(containerRequest(containerId), within), (error) => RuntimeError.is(error, "invalid_argument") && error.reason === "bad_id", containerId);
+  }
+  assert.equal(fixture.agent.calls.filter((call) => call.startsWith("createContainer")).length, 0);
+  await sandbox.stop(0);
+});
+
+test("1.3 getters: a container knows its id, its sandbox's processes their own, and the pid the guest gave", async () => {
+  using fixture = await SandboxFixture.open();
+  const sandbox = await fixture.create();
+  const container = await sandbox.createContainer(containerRequest("c1"), within);
+  assert.deepEqual([container.containerId, container.bundle, container.init.execId, container.init.guestPid > 0, sandbox.container("c1") === container], ["c1", "/nowhere", "", true, true]);
+  const process = sandbox.registerExec(exec("e1"));
+  // A further process has its name before it runs, and its pid from then on.
+  assert.deepEqual([process.execId, process.guestPid, sandbox.process("c1", "e1") === process], ["e1", 0, true]);
+  await sandbox.startContainer("c1", within);
+  await sandbox.startExec("c1", "e1", within);
+  assert.ok(process.guestPid > 0);
+  await sandbox.stop(0);
+});
+
+test("1.3 Logger: what is logged of a container names it", async () => {
+  using fixture = await SandboxFixture.open();
+  const lines: string[] = [];
+  fixture.log = new Logger({ write: (line) => lines.push(line) });
+  const sandbox = await fixture.create();
+  await startContainer(sandbox, "c1");
+  fixture.agent.hang("signalProcess");
+  await sandbox.stopContainer("c1", { timeoutMs: 20 });
+  const line = JSON.parse(lines.find((text) => text.includes("container not stopped in order")) ?? "{}") as Record<string, unknown>; // written by Logger
+  assert.deepEqual([line["level"], line["containerId"]], ["warn", "c1"]);
+  await sandbox.stop(0);
+});

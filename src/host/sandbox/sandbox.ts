@@ -41,6 +41,8 @@ const containerStopTimeoutMs = 10_000;
 /** How long the end of an exec that nobody deletes is kept. */
 const execLingerMs = 10_000;
 const SIGKILL = 9;
+/** It becomes part of paths on the host and in the guest. */
+const containerIdPattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 /** A guest's clock is set every minute, and drifts by less than a second meanwhile; an event may have waited for an owner. */
 const maxClockErrorNanos = 24n * 3_600n * 1_000_000_000n;
 /** The status of a process that was ended by the loss of its VM: 128 + SIGKILL, as docker reports a killed container. */
@@ -232,6 +234,7 @@ export class Sandbox {
   async createContainer(request: ContainerRequest, options: WaitOptions): Promise<Container> {
     return this.#queue.run(async () => {
       const { containerId } = request;
+      if (!containerIdPattern.test(containerId)) throw new RuntimeError("invalid_argument", `container id "${containerId.slice(0, 140)}": only letters, digits, "_", "." and "-", at most 128, beginning with a letter or digit`, { reason: "bad_id" });
       this.#requireRunning(`create container "${containerId}"`);
       if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
       const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, sharedPidNamespace: () => this.#sharedPidNamespace(), removeFromGuest: (id: string) => this.#removeFromGuest(id) };

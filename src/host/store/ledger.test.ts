@@ -39,7 +39,7 @@ const container: SavedContainer = {
   resources: {}, backing: { containerFolder: "", autoRemove: false, lastOneOut: true }, end: { exitStatus: 3, exitedAtUnixNanos: "1795683600000000001", oomKilled: false, reason: "" },
 };
 
-test("names are on disk before anything is taken, all of a transition at once", async () => {
+test("2.6 Persist files, 2.6 Persist defects, D14: names are on disk before anything is taken, all of a transition at once", async () => {
   using folder = temporaryFolder();
   const path = join(folder.path, "ledger.json");
   const done: string[] = [];
