@@ -13,6 +13,7 @@ import { ContainerStore, type ContainerRecord } from "../host/store/container-st
 import type { StateFolders } from "../host/store/paths.ts";
 import { CidFile } from "./commands/cidfile.ts";
 import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.ts";
+import { formatTimings } from "./format/timings.ts";
 import { Progress } from "./format/progress.ts";
 import { lastKnownEnd, runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
 
@@ -77,6 +78,8 @@ export interface FollowOptions {
   readonly keys?: Uint8Array | undefined;
   readonly sigProxy?: boolean;
   readonly abort?: StartAbort;
+  /** Print how long the steps of the start took. */
+  readonly timings?: boolean;
 }
 
 /** Boots the container's sandbox, starts it, and unless detached follows it to its end. Returns the exit code to end with. */
@@ -90,6 +93,7 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
     try {
       await client.call(async ({ task }) => { await task.start({ id: containerId }, wait); }, doneBefore.start);
       abort?.dispose(); // from now on signals are the container's
+      if (options.timings === true) process.stderr.write(formatTimings((await client.owner.inspect({})).stepTimes));
     } catch (error) {
       await giveUpStart(client, record);
       throw error;

@@ -17,6 +17,7 @@ export interface RunCommandFlags extends RunFlags {
   readonly sigProxy: boolean;
   readonly startTimeout?: string;
   readonly fromSnapshot?: string;
+  readonly timings?: boolean;
 }
 
 export function define(command: Command): void {
@@ -24,6 +25,7 @@ export function define(command: Command): void {
     .option("-d, --detach", "leave the container running and print its id")
     .option("--detach-keys <keys>", "keys that leave a terminal; default: ctrl-p,ctrl-q")
     .option("--no-sig-proxy", "do not pass signals on to the container")
+    .option("--timings", "print how long the steps of the start took")
     .option(...startTimeoutOption)
     .option("--from-snapshot <name>", "go on where a snapshot was made; takes no image, and of the options only --name and -d")
     .addHelpText("after", "\nExamples:\n  casemate run --rm -it busybox\n  echo data | casemate run --rm -i busybox cat\n  casemate run -d --name web -p 8080:80 -v .:/www:ro busybox httpd -f -h /www")
@@ -51,7 +53,7 @@ async function runContainer(image: string, args: readonly string[], flags: RunCo
   await runToExit(launch, async (abort) => {
     const record = await makeContainer(options, launch, { signal: abort.signal });
     try {
-      const code = await startAndFollow(record, launch, { detach, keys, sigProxy: flags.sigProxy, stdin: record.openStdin, abort });
+      const code = await startAndFollow(record, launch, { detach, keys, timings: flags.timings ?? false, sigProxy: flags.sigProxy, stdin: record.openStdin, abort });
       if (detach) process.stdout.write(`${record.containerId}\n`);
       return code;
     } catch (error) {

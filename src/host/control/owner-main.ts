@@ -26,6 +26,7 @@ import { Owner } from "./owner.ts";
 import { ownerService } from "./owner-service.ts";
 import { openLedger, releaseHeld, releaseLostSandbox } from "./lost-sandbox.ts";
 import { removeSandboxFolder } from "./sweep.ts";
+import { startTracing } from "./tracing.ts";
 import { taskService } from "./task-service.ts";
 
 /** Time a sandbox gets to end politely when its owner is told to. */
@@ -54,7 +55,9 @@ async function main(folder: string, again: boolean): Promise<number> {
   const starting = Promise.withResolvers<Sandbox>();
   const giveUp = new AbortController();
   const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { sandboxId: config.sandboxId, adopting: record !== undefined });
-  const context = { drivers, ledger, log, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
+  const tracing = await startTracing(process.env, config.sandboxId, log);
+  if (tracing !== undefined) owner.stepTimes.forward(tracing);
+  const context = { drivers, ledger, log: tracing === undefined ? log : log.with({ traceId: tracing.traceId }), observer: owner.stepTimes, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
   const server = serve(owner, paths.ownerSocket);
   process.on("SIGTERM", () => void owner.finish(stopTimeoutMs));
   try {
@@ -69,6 +72,7 @@ async function main(folder: string, again: boolean): Promise<number> {
     if (record === undefined) reportFailure(error, log);
     else if (!await giveUpAdoption(error, config, giveUp.signal.aborted, log)) return exitTryAgain;
   }
+  await tracing?.close();
   await setImmediate(); // whoever has asked for the end has its answer first
   server.close();
   removeSandboxFolder(paths.folder);

@@ -17,6 +17,7 @@ import type { Snapshot } from "../template/snapshot-store.ts";
 import { captureSandbox, type CaptureOptions } from "./capture-sandbox.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
 import { Keeping } from "./keeping.ts";
+import { StepTimes } from "./step-times.ts";
 
 /** Time clients get to read the end of the last container before the owner goes. */
 const lingerMs = 2_000;
@@ -39,6 +40,8 @@ const maxSpecBytes = 4 * 1024 * 1024;
  */
 export class Owner {
   readonly log: Logger;
+  /** How long the first steps took. */
+  readonly stepTimes = new StepTimes();
   /** The sandbox is taken over from an owner that has died: it is up, and soon ours. */
   readonly adopting: boolean;
   readonly events = new EventBroadcast<SandboxEvent & { readonly unixNanos: bigint }>();

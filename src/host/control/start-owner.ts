@@ -9,6 +9,7 @@ import { packageNode, packageRoot } from "../config/package-root.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { taggedEnvironment } from "../store/tagged-process.ts";
+import { tracingEnvironment } from "./tracing.ts";
 
 /** What the owner says on its ready line. */
 interface ReadyLine {
@@ -65,7 +66,7 @@ export async function launchOwner(folders: StateFolders, sandboxId: string): Pro
 async function launchSupervisor(sandboxId: string, args: readonly string[], stdio: StartOptions["stdio"]): Promise<ManagedProcess> {
   const root = packageRoot();
   const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [packageNode(), join(root, "dist/owner.js"), ...args], {
-    stdio, cwd: "/", env: taggedEnvironment(ownerToken(sandboxId)),
+    stdio, cwd: "/", env: { ...taggedEnvironment(ownerToken(sandboxId)), ...tracingEnvironment(process.env) },
   });
   supervisor.child.unref();
   return supervisor;

@@ -1,7 +1,7 @@
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
-import { Steps, type StepGuard, type StepHook, type StepTiming } from "../../shared/base/steps.ts";
+import { Steps, type StepGuard, type StepHook, type StepObserver, type StepTiming } from "../../shared/base/steps.ts";
 import { UndoStack, withUndo } from "../../shared/base/undo.ts";
 import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts";
 import type { StatsContainerResponse } from "../../shared/protocol/gen/agent/agent_pb.ts";
@@ -62,6 +62,8 @@ export interface SandboxContext {
   readonly ledger: Ledger;
   readonly log: Logger;
   readonly hook?: StepHook;
+  /** Is told of every step: for timings and traces. */
+  readonly observer?: StepObserver;
   /** A file to use as the guest's memory, shared with us; for a VM that is to be saved. */
   readonly memoryFd?: number;
   readonly onEvent: (event: SandboxEvent) => void;
@@ -170,7 +172,7 @@ export class Sandbox {
   static async create(config: SandboxConfig, context: SandboxContext, options: WaitOptions): Promise<Sandbox> {
     const startedMs = performance.now();
     const guard = new LateGuard();
-    const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log });
+    const steps = new Steps(`create sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log, observer: context.observer });
     return withUndo(async (undo) => {
       const build = new SandboxBuild(config, context, undo, steps, guard);
       await steps.runAll(takeHostSteps, build);
@@ -194,7 +196,7 @@ export class Sandbox {
    */
   static async adopt(config: SandboxConfig, context: SandboxContext, record: SandboxRecord, options: WaitOptions): Promise<Sandbox> {
     const guard = new LateGuard();
-    const steps = new Steps(`take over sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log });
+    const steps = new Steps(`take over sandbox "${config.sandboxId}"`, { ...options, hook: context.hook, guard: guard.run, log: context.log, observer: context.observer });
     const adoption = await adoptSandbox(config, context, record, steps, guard);
     const { vm: { vm, paused }, connection, hello, shares } = adoption;
     const sandbox = new Sandbox(config, context, { vm, connection, hello, network: record, shares, teardown: adoption.teardown(), timings: steps.timings });
@@ -557,7 +559,7 @@ export class Sandbox {
   }
 
   #steps(operation: string, options: WaitOptions): Steps {
-    return new Steps(operation, { ...options, hook: this.#context.hook, guard: this.#guard, log: this.#context.log });
+    return new Steps(operation, { ...options, hook: this.#context.hook, guard: this.#guard, log: this.#context.log, observer: this.#context.observer });
   }
 
   #requireRunning(operation: string): void {

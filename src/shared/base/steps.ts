@@ -23,6 +23,22 @@ export interface Step<Build> {
  */
 export type StepHook = (operation: string, step: string, phase: "before" | "after") => void | Promise<void>;
 
+/** One step that has ended; times by `performance.now()`. */
+export interface StepRun {
+  /** The same for all steps of one run of an operation. */
+  readonly of: object;
+  readonly operation: string;
+  readonly step: string;
+  readonly startMs: number;
+  readonly endMs: number;
+  readonly error: unknown;
+}
+
+/** Is told of every step that has ended. */
+export interface StepObserver {
+  ended(run: StepRun): void;
+}
+
 /** Around the work of every step, e.g. to end it with the VM. */
 export type StepGuard = <T>(work: Promise<T>) => Promise<T>;
 
@@ -38,15 +54,17 @@ export class Steps {
   readonly #hook: StepHook | undefined;
   readonly #guard: StepGuard;
   readonly #log: Logger;
+  readonly #observer: StepObserver | undefined;
   readonly #startedMs = performance.now();
 
-  constructor(operation: string, options: WaitOptions & { readonly hook?: StepHook | undefined; readonly guard?: StepGuard; readonly log?: Logger } = {}) {
+  constructor(operation: string, options: WaitOptions & { readonly hook?: StepHook | undefined; readonly guard?: StepGuard; readonly log?: Logger; readonly observer?: StepObserver | undefined } = {}) {
     this.operation = operation;
     this.deadline = Deadline.after(options.timeoutMs);
     this.signal = options.signal;
     this.#hook = options.hook;
     this.#guard = options.guard ?? ((work) => work);
     this.#log = options.log ?? silentLogger;
+    this.#observer = options.observer;
   }
 
   /** What to pass on to the functions a step calls. */
@@ -56,7 +74,7 @@ export class Steps {
 
   /** The steps of a part of this operation: the same hook, time and signal. */
   part(operation: string): Steps {
-    return new Steps(operation, { ...this.wait, hook: this.#hook, guard: this.#guard, log: this.#log });
+    return new Steps(operation, { ...this.wait, hook: this.#hook, guard: this.#guard, log: this.#log, observer: this.#observer });
   }
 
   /** Takes the steps of a list in order, within `limitMs` together. The build carries what one step makes to the next. */
@@ -70,6 +88,7 @@ export class Steps {
   async run<T>(name: string, step: () => T | Promise<T>): Promise<T> {
     if (this.signal?.aborted) throw new RuntimeError("canceled", `${this.operation}: canceled before "${name}"`, { cause: this.signal.reason });
     const startMs = performance.now();
+    let failure: unknown;
     this.#log.debug("step", { operation: this.operation, step: name });
     try {
       await this.#callHook(name, "before");
@@ -77,9 +96,12 @@ export class Steps {
       await this.#callHook(name, "after");
       return result;
     } catch (error) {
+      failure = error;
       throw RuntimeError.wrap(error, `${this.operation}: ${name}`);
     } finally {
-      this.timings.push({ name, startMs: startMs - this.#startedMs, durationMs: performance.now() - startMs });
+      const endMs = performance.now();
+      this.timings.push({ name, startMs: startMs - this.#startedMs, durationMs: endMs - startMs });
+      this.#observer?.ended({ of: this, operation: this.operation, step: name, startMs, endMs, error: failure });
     }
   }
 
