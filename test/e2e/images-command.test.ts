@@ -121,7 +121,7 @@ test("rmi keeps an image that a container needs, unless it is forced", { skip, t
   await casemate.ok(["create", "--name", "user", tagged]);
   const refused = await casemate.run(["rmi", tagged]);
   assert.equal(refused.code, 1);
-  assert.match(refused.stderr, /is used by container user\nhint: remove the container first/);
+  assert.match(refused.stderr, /is used by container user\nhint: remove what uses it first/);
   assert.deepEqual(await imageNames(), [tagged]);
   assert.match(await casemate.ok(["rmi", "-f", tagged]), /Deleted: /);
   await casemate.ok(["rm", "user"]);

@@ -94,7 +94,7 @@ export class Casemate {
 
   private arguments(args: readonly string[]): string[] {
     const command = args.findIndex((word) => !word.startsWith("-"));
-    const startsOne = ["run", "create"].includes(args[command] ?? "") && !args.some((word) => word.startsWith("--template"));
+    const startsOne = ["run", "create"].includes(args[command] ?? "") && !args.some((word) => word.startsWith("--template") || word === "--from-snapshot");
     const words = this.#template !== undefined && startsOne ? args.toSpliced(command + 1, 0, "--template", this.#template) : args;
     return ["--root", this.folders.data, ...words];
   }

@@ -1,6 +1,7 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { removeContainer } from "../../host/containers/end-container.ts";
 import { ImageStore } from "../../host/storage/images/image-store.ts";
+import { imageUsers } from "../../host/containers/image-users.ts";
 import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
@@ -25,7 +26,7 @@ export async function pruneContainers(folders: StateFolders): Promise<ContainerR
 /** Removes images that no container needs: those without a name, or all. */
 export async function pruneImages(folders: StateFolders, all: boolean): Promise<{ readonly names: readonly string[]; readonly bytes: number }> {
   const images = new ImageStore(folders);
-  const used = new Set(new ContainerStore(folders).list().map(({ imageDigest }) => imageDigest));
+  const used = imageUsers(folders);
   const names: string[] = [];
   let bytes = 0;
   for (const image of images.list().filter(({ manifestDigest, names: own }) => !used.has(manifestDigest) && (all || own.length === 0))) {

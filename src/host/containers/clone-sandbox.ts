@@ -1,4 +1,4 @@
-import { rm } from "node:fs/promises";
+import { closeSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -35,9 +35,13 @@ export interface SnapshotOptions extends WaitOptions {
 /** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`). */
 export async function createSnapshot(folders: StateFolders, record: ContainerRecord, { name, stop, ...wait }: SnapshotOptions): Promise<Snapshot> {
   requireRunning(folders, record, "save");
-  claimSnapshot(folders, name);
-  await capture(folders, record, { name, keep: true, stop }, wait);
-  return readSnapshot(folders, name);
+  const lock = await claimSnapshot(folders, name);
+  try {
+    await capture(folders, record, { name, keep: true, stop }, wait);
+    return readSnapshot(folders, name);
+  } finally {
+    closeSync(lock);
+  }
 }
 
 /** What {@link forkSandbox} has made. */
@@ -51,7 +55,7 @@ export interface Fork {
 export async function forkSandbox(folders: StateFolders, record: ContainerRecord, { count, name, ...options }: Omit<CloneOptions, "ports"> & { readonly count: number }): Promise<Fork> {
   requireRunning(folders, record, "fork");
   const snapshotName = `fork-${randomBytes(8).toString("hex")}`;
-  claimSnapshot(folders, snapshotName);
+  const lock = await claimSnapshot(folders, snapshotName);
   try {
     await capture(folders, record, { name: snapshotName, keep: false, stop: false }, options);
     const snapshot = readSnapshot(folders, snapshotName);
@@ -61,6 +65,7 @@ export async function forkSandbox(folders: StateFolders, record: ContainerRecord
   } finally {
     // The copies have what they need of it.
     await removeSnapshot(folders, snapshotName);
+    closeSync(lock);
   }
 }
 
@@ -83,7 +88,7 @@ export async function cloneSandbox(folders: StateFolders, snapshot: Snapshot, op
       }
       clones.push({ from, record });
     }
-    for (const { from, record } of clones) store.writeStatus(record.containerId, { ...store.readStatus(record.containerId), status: from.status, bootId: readBootId() });
+    for (const { from, record } of clones) store.writeStatus(record.containerId, { ...store.readStatus(record.containerId), status: from.status, startedAtUnixMs: Date.now(), bootId: readBootId() });
     await startOwner(configOf(folders, snapshot, sandboxId, clones, disks, options), options);
     return clones.map(({ record }) => record);
   });
@@ -93,7 +98,7 @@ async function capture(folders: StateFolders, record: ContainerRecord, request: 
   try {
     await withOwner(folders, record, async ({ owner }) => owner.capture(request, wait));
   } catch (error) {
-    await rm(snapshotPaths(folders, request.name).folder, { recursive: true, force: true });
+    await removeSnapshot(folders, request.name);
     throw error;
   }
 }

@@ -1,4 +1,5 @@
 import { closeSync, fsyncSync, openSync } from "node:fs";
+import { dirname } from "node:path";
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { createMemoryFile } from "../../shared/linux/memfd.ts";
@@ -10,7 +11,7 @@ import type { ContainerStore } from "../store/container-store.ts";
 import { snapshotPaths } from "../store/paths.ts";
 import { publishSnapshot, removeSnapshot, snapshotMemory, type Snapshot, type SnapshotContainer } from "../template/snapshot-store.ts";
 import { holdMemory } from "../template/template-memory.ts";
-import { copySparse } from "../template/template-store.ts";
+import { copySparse, syncFiles } from "../template/template-store.ts";
 
 /** How a sandbox is saved. */
 export interface CaptureOptions extends WaitOptions {
@@ -26,9 +27,12 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
   const { folders, accelerator, kernelPath, initramfsPath, rootImagePath, network } = sandbox.config;
   const paths = snapshotPaths(folders, name);
   const memoryFd = createMemoryFile("casemate-snapshot", bootMemoryBytes);
+  let stands = false;
   try {
     const stateFd = openSync(paths.state, "wx", 0o600);
     const captured = await sandbox.capture({ stateFd, memoryFd }, (diskId, path) => copySparse(path, paths.disk(diskId), options), options).finally(() => closeSync(stateFd));
+    stands = !options.goOn;
+    if (keep) syncFiles(dirname(paths.state));
     const { hash, usedBytes } = keep ? await keepMemory(memoryFd, paths.memory) : await copyMemory(memoryFd, undefined, bootMemoryBytes);
     const containers = captured.containers.flatMap((saved): SnapshotContainer[] => {
       const record = store.read(saved.name);
@@ -44,6 +48,7 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
     return { ...snapshot, touchedBytes: captured.touchedBytes };
   } catch (error) {
     await removeSnapshot(folders, name);
+    if (stands) await sandbox.vm.resume();
     throw RuntimeError.wrap(error, `save snapshot "${name}"`);
   } finally {
     closeSync(memoryFd);

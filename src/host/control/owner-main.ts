@@ -63,7 +63,7 @@ async function main(folder: string, again: boolean): Promise<number> {
   try {
     const sandbox = record === undefined ? await Sandbox.create(config, context, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal }) : await Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
     starting.resolve(sandbox);
-    if (config.clone !== undefined && record === undefined) owner.noteClone(sandbox);
+    if (config.clone !== undefined && record === undefined) await owner.noteClone();
     if (record !== undefined) log.info("sandbox taken over", { containers: sandbox.containers.size });
     else greetStarter(owner, sandbox);
     await owner.finished;

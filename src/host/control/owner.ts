@@ -218,7 +218,8 @@ export class Owner {
   }
 
   /** Writes what the containers of a clone are: they run, or stand, since before it began. */
-  noteClone(sandbox: Sandbox): void {
+  async noteClone(): Promise<void> {
+    const sandbox = await this.ready(); // by then it is known here with its addresses and ports
     for (const container of sandbox.containers.values()) {
       if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: container.state, startedAtUnixMs: Date.now(), guestPid: container.init.guestPid });
     }

@@ -79,7 +79,7 @@ export class SandboxAdoption {
     const listed = this.listed.get(processKey(saved));
     const log = execId === "" ? this.logs.get(containerId) : undefined;
     if (saved.end !== undefined) void log?.writer.close(); // only read from now on
-    const io = new ProcessIo(this.connection.streams(saved.streamId), { terminal, stdin, holdOutput, log: log?.writer }, resumeStdio(listed, log?.end.offsets, saved.end !== undefined));
+    const io = new ProcessIo(this.connection.streams(saved.streamId), { terminal, stdin, holdOutput, log: log?.writer }, resumeStdio(saved.io, listed, log?.end.offsets, saved.end !== undefined));
     return GuestProcess.restore({ containerId, execId, terminal }, io, { started: listed !== undefined && listed.status !== "created", guestPid: listed?.pid ?? 0, end: saved.end && loadEnd(saved.end) });
   }
 }
@@ -159,9 +159,9 @@ async function openLogs({ containers, logs, undo }: SandboxAdoption): Promise<vo
   }
 }
 
-function resumeStdio(listed: ListedProcess | undefined, logged: ReadonlyMap<number, number> | undefined, over: boolean): StdioResume {
+function resumeStdio({ stdoutFrom = 0, stderrFrom = 0 }: SavedIo, listed: ListedProcess | undefined, logged: ReadonlyMap<number, number> | undefined, over: boolean): StdioResume {
   return {
-    acknowledged: offsets(Number(listed?.stdoutAcknowledged ?? 0n), Number(listed?.stderrAcknowledged ?? 0n)),
+    acknowledged: offsets(Math.max(stdoutFrom, Number(listed?.stdoutAcknowledged ?? 0n)), Math.max(stderrFrom, Number(listed?.stderrAcknowledged ?? 0n))),
     logged: offsets(logged?.get(1) ?? 0, logged?.get(2) ?? 0),
     stdinOffset: Number(listed?.stdinReceived ?? 0n),
     over,

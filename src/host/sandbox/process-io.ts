@@ -124,6 +124,11 @@ export class ProcessIo {
     return this.#progress;
   }
 
+  /** How much of its output has come. */
+  get received(): OutputOffsets {
+    return new Map([...this.#outputs].map(([fd, { received }]) => [fd, received]));
+  }
+
   get hasStdin(): boolean {
     return this.#stdin !== undefined;
   }

@@ -488,18 +488,35 @@ export class Sandbox {
     return this.#queue.run(async () => {
       const step = `save sandbox "${this.config.sandboxId}"`;
       this.#requireRunning(step);
-      const containers = savedContainers(this.#context.ledger), execs = savedExecs(this.#context.ledger);
+      const containers = savedContainers(this.#context.ledger);
       const sharing = containers.filter(({ shares }) => shares.length > 0).map(({ name, shares }) => `container "${name.slice(0, 12)}" (${shares.length} mounts)`);
       if (this.config.shares) throw new RuntimeError("failed_precondition", `${step}: it shows folders of the host${sharing.length === 0 ? "" : `, to ${sharing.join(", ")}`}, and they cannot be saved`, { reason: "shares_in_use", hint: "run it without volumes" });
       const plugged = await this.vm.describePlugged(options);
       const pathOf = new Map(containers.flatMap(({ disks }) => disks.map(({ diskId, path }) => [diskId, path] as const)));
       const written = plugged.disks.filter(({ readOnly }) => !readOnly).map(({ diskId }) => diskId);
+      // Taken while the guest stands still: an exec that it has was recorded before it got it.
+      let processes: Pick<CapturedSandbox, "containers" | "execs"> | undefined;
       const result = await this.vm.capture({
         ...files, goOn,
-        whilePaused: async () => { for (const diskId of written) await copyDisk(diskId, pathOf.get(diskId) ?? ""); },
+        whilePaused: async () => {
+          processes = this.#savedProcesses();
+          for (const diskId of written) await copyDisk(diskId, pathOf.get(diskId) ?? "");
+        },
       }, options);
-      return { ...result, plugged, containers, execs, images: plugged.disks.filter(({ readOnly }) => readOnly).map(({ diskId }) => ({ diskId, path: pathOf.get(diskId) ?? "" })), statuses: new Map([...this.containers].map(([id, { state }]) => [id, state])), size: this.size };
+      return { ...result, plugged, containers, execs: [], ...processes, images: plugged.disks.filter(({ readOnly }) => readOnly).map(({ diskId }) => ({ diskId, path: pathOf.get(diskId) ?? "" })), statuses: new Map([...this.containers].map(([id, { state }]) => [id, state])), size: this.size };
     });
+  }
+
+  /** What the ledger has of the processes, and how much of their output has come. */
+  #savedProcesses(): Pick<CapturedSandbox, "containers" | "execs"> {
+    const withPositions = <T extends SavedContainer | SavedExec>(saved: T, process: GuestProcess | undefined): T => {
+      const received = process?.io.received;
+      return { ...saved, io: { ...saved.io, stdoutFrom: received?.get(1) ?? saved.io.stdoutFrom ?? 0, stderrFrom: received?.get(2) ?? saved.io.stderrFrom ?? 0 } };
+    };
+    return {
+      containers: savedContainers(this.#context.ledger).map((saved) => withPositions(saved, this.containers.get(saved.name)?.init)),
+      execs: savedExecs(this.#context.ledger).map((saved) => withPositions(saved, saved.containerId === "" ? this.vmProcesses.get(saved.execId) : this.#find(saved.containerId, saved.execId))),
+    };
   }
 
   /** Ends the VM: politely within the time, then by force; gives everything back. Later calls get the first one's outcome. */
@@ -681,6 +698,8 @@ export class Sandbox {
     const { containerId, execId, streamId, autoRemove } = saved;
     if (containerId !== "" && !this.containers.has(containerId)) return this.#context.ledger.strike(saved);
     const process = adoption.process(saved);
+    // In a copy nobody knows of an exec that was not started before.
+    if (adoption.record.phase === "creating" && process.state === "created") return this.#context.ledger.strike(saved);
     this.#addExec(process, autoRemove);
     if (process.state === "created") this.#registered.set(process, { request: { ...saved, io: { ...saved.io, log: undefined }, terminalSize: saved.terminalSize, containerId, execId }, streamId });
   }

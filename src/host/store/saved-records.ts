@@ -43,6 +43,9 @@ export interface SavedIo {
   readonly holdOutput: boolean;
   /** Empty: no log. */
   readonly logPath: string;
+  /** Of a process that went on from a saved one: where its output begins here, in bytes. What came before is in the log of the sandbox that was saved. */
+  readonly stdoutFrom?: number;
+  readonly stderrFrom?: number;
 }
 
 /** The end of a process, written before it is acknowledged to the agent. */
@@ -115,7 +118,7 @@ export const recordShapes: Readonly<Record<string, string>> = {
 
 /** The same for fields that are objects of ours. */
 export const partShapes: Readonly<Record<string, string>> = {
-  io: "terminal boolean, stdin boolean, holdOutput boolean, logPath string",
+  io: "terminal boolean, stdin boolean, holdOutput boolean, logPath string, stdoutFrom? number, stderrFrom? number",
   end: "exitStatus number, exitedAtUnixNanos string, oomKilled boolean, signal? number, reason string",
   keeping: "leased boolean, totalUntilUnixMs number, idleMs number",
   backing: "containerFolder string, autoRemove boolean, lastOneOut boolean, timeoutMs? number",

@@ -1,7 +1,8 @@
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { flockExclusive, isFlocked } from "../../shared/linux/flock.ts";
 import type { DiskSpec, PluggedDevices } from "../hypervisor/virtual-machine.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import { snapshotPaths, type StateFolders } from "../store/paths.ts";
@@ -47,18 +48,41 @@ export interface Snapshot {
   readonly pauseMs: number;
 }
 
+/** In a snapshot's folder: held by flock by whoever makes it. */
+const lockName = "lock";
 const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 
-/** @throws RuntimeError `invalid_argument` (reason `bad_name`), `already_exists` (reason `name_taken`). */
-export function claimSnapshot(folders: StateFolders, name: string): void {
+/**
+ * Makes the folder of a snapshot to be. Returns the lock that says somebody is at it, to be closed when
+ * the snapshot is whole or, of a fork, of no use any more. What others have left half-made is removed.
+ * @throws RuntimeError `invalid_argument` (reason `bad_name`), `already_exists` (reason `name_taken`).
+ */
+export async function claimSnapshot(folders: StateFolders, name: string): Promise<number> {
   if (!namePattern.test(name)) throw new RuntimeError("invalid_argument", `snapshot name "${name}": only letters, digits, "_", "." and "-" are allowed, beginning with a letter or digit`, { reason: "bad_name", hint: "choose another name" });
   const { folder } = snapshotPaths(folders, name);
-  mkdirSync(join(folder, ".."), { recursive: true, mode: 0o700 });
+  const parent = join(folder, "..");
+  mkdirSync(parent, { recursive: true, mode: 0o700 });
+  await removeAbandoned(folders, parent);
+  // Under its name only when it is locked.
+  const draft = mkdtempSync(join(parent, ".new-"));
+  const lock = flockExclusive(join(draft, lockName));
   try {
-    mkdirSync(folder, { mode: 0o700 });
+    if (lock === undefined) throw new RuntimeError("internal", `make snapshot "${name}": its lock is taken`);
+    renameSync(draft, folder);
+    return lock;
   } catch (error) {
-    if (!isErrnoException(error, "EEXIST")) throw RuntimeError.wrap(error, `make snapshot "${name}"`);
+    if (lock !== undefined) closeSync(lock);
+    rmSync(draft, { recursive: true, force: true });
+    if (!isErrnoException(error, "ENOTEMPTY") && !isErrnoException(error, "EEXIST")) throw RuntimeError.wrap(error, `make snapshot "${name}"`);
     throw new RuntimeError("already_exists", `snapshot "${name}" exists already`, { reason: "name_taken", hint: `remove it with "casemate snapshot rm ${name}" or choose another name` });
+  }
+}
+
+/** Removes what was being made, or was made for a fork, by somebody who has died. */
+async function removeAbandoned(folders: StateFolders, parent: string): Promise<void> {
+  for (const name of readdirSync(parent).filter((one) => namePattern.test(one) && !isFlocked(join(parent, one, lockName)))) {
+    const whole = readStateFile(snapshotPaths(folders, name).manifest) as Snapshot | undefined; // written by publishSnapshot alone
+    if (whole?.memoryOnDisk !== true) await removeSnapshot(folders, name);
   }
 }
 

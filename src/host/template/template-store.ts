@@ -106,6 +106,7 @@ export async function publishTemplate(folders: StateFolders, saved: SavedVm): Pr
       closeSync(memory);
     }
     if (layerPath !== undefined) await copySparse(layerPath, join(draft, "layer.ext4"));
+    syncFiles(draft);
     const state = readFileSync(statePath);
     writeFileAtomic(join(draft, "state"), state, 0o400);
     const template: Template = {
@@ -179,6 +180,18 @@ export function pruneTemplates(folders: StateFolders, options: { readonly all?: 
 /** Copies a disk's file; holes stay holes, and where the file system can, the copy shares what it holds. */
 export async function copySparse(from: string, to: string, options: WaitOptions = {}): Promise<void> {
   await runProcess("cp", ["--sparse=always", "--reflink=auto", "--", from, to], { timeoutMs: copyTimeoutMs, ...options });
+}
+
+/** Makes sure that the files of a folder are on the disk: what is written after this says that they are whole. */
+export function syncFiles(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const fd = openSync(join(folder, name), "r");
+    try {
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
 }
 
 /** SHA-256, hexadecimal. */

@@ -199,9 +199,13 @@ export class QemuMachine implements VirtualMachine {
       const touchedBytes = await copyTouchedPages(pid, region, memoryFd);
       await saveDevices(this.#qmp, stateFd, options);
       await whilePaused();
-      return { touchedBytes, pauseMs: performance.now() - pausedMs };
-    } finally {
+      const pauseMs = performance.now() - pausedMs;
       if (goOn) await this.resume(options);
+      return { touchedBytes, pauseMs };
+    } catch (error) {
+      // It goes on, whatever was to come afterwards; a QEMU that has died cannot.
+      await this.resume().catch(() => undefined);
+      throw error;
     }
   }
 

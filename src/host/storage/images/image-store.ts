@@ -194,7 +194,7 @@ export class ImageStore {
       const untagged = byName === undefined ? image.names : [byName];
       const left = image.names.filter((name) => !untagged.includes(name));
       const users = options.usedBy(image.manifestDigest);
-      if (left.length === 0 && users.length > 0 && !options.force) throw new RuntimeError("failed_precondition", `image "${reference}" is used by container ${users.join(", ")}`, { reason: "image_in_use", hint: "remove the container first" });
+      if (left.length === 0 && users.length > 0 && !options.force) throw new RuntimeError("failed_precondition", `image "${reference}" is used by ${users.join(", ")}`, { reason: "image_in_use", hint: "remove what uses it first" });
       const others = this.list().filter((other) => other.manifestDigest !== image.manifestDigest);
       this.#writeIndex(left.length === 0 ? others : [...others, { ...image, names: left }]);
       if (left.length > 0) return { untagged, deleted: undefined };
