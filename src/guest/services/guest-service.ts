@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { release } from "node:os";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
@@ -28,8 +27,7 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
   return {
     hello: () => ({
       protocolVersion: guestProtocolVersion, agentVersion, kernelRelease: release(),
-      // A template has none: its clones would all show the same.
-      bootId: sandboxFiles.sandboxId === "" ? "" : readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim(),
+      // Not the boot id: it is drawn when it is read first, and every copy of this guest would show that one.
       sandboxId: sandboxFiles.sandboxId,
       lastEventSequence: events.lastSequence, acknowledgedEventSequence: events.acknowledgedSequence,
     }),

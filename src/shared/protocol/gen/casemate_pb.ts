@@ -62,7 +62,7 @@ export type HelloResponse = Message<"casemate.v1.HelloResponse"> & {
   kernelRelease: string;
 
   /**
-   * /proc/sys/kernel/random/boot_id; read only when asked for by a host that adopts, so empty in a template.
+   * Always empty: /proc/sys/kernel/random/boot_id is drawn when it is read first, and copies of the guest would share it.
    *
    * @generated from field: string boot_id = 4;
    */
