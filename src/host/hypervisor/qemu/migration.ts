@@ -9,17 +9,19 @@ const fdName = "state";
 /**
  * Writes the state of a paused VM's devices to a file that is open for writing alone. The guest's
  * memory is not part of it: QEMU's migration would write all memory that is not shared with a file,
- * so this is the command that was made for Xen, which keeps memory itself (docs/adr/0015).
+ * so this is the command that was made for Xen, which keeps memory itself (docs/adr/0015). The result
+ * is for {@link closeSavedFile}.
  */
-export async function saveDevices(qmp: QmpClient, fd: number, options: WaitOptions = {}): Promise<void> {
+export async function saveDevices(qmp: QmpClient, fd: number, options: WaitOptions = {}): Promise<number> {
   const wait = { timeoutMs: defaultTimeoutMs, ...options };
   const { "fdset-id": fdSet } = await qmp.execute("add-fd", {}, { ...wait, fd }) as { readonly "fdset-id": number }; // QEMU's schema
-  try {
-    await qmp.execute("xen-save-devices-state", { filename: `/dev/fdset/${fdSet}`, live: false }, wait);
-  } finally {
-    // QEMU has closed its own copy by now; an error above is the one to tell.
-    await qmp.execute("remove-fd", { "fdset-id": fdSet }).catch(() => undefined);
-  }
+  await qmp.execute("xen-save-devices-state", { filename: `/dev/fdset/${fdSet}`, live: false }, wait);
+  return fdSet;
+}
+
+/** Lets QEMU close the file. It does so only while the VM runs: of one that stands still it keeps the descriptor, and a deleted file its space. */
+export async function closeSavedFile(qmp: QmpClient, fdSet: number, options: WaitOptions = {}): Promise<void> {
+  await qmp.execute("remove-fd", { "fdset-id": fdSet }, options);
 }
 
 /** Loads the devices' state into a VM that was started with `-incoming defer` on the memory that belongs to it. The VM stays paused. */

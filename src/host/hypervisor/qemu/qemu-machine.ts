@@ -13,7 +13,7 @@ import { HotPlug } from "./hot-plug.ts";
 import { agentPortIds, qemuFds } from "./arguments.ts";
 import { copyMemory, copyTouchedPages, findGuestMemory } from "../guest-memory.ts";
 import { vmmKind, type VmmSpec } from "./launch.ts";
-import { loadDevices, saveDevices } from "./migration.ts";
+import { closeSavedFile, loadDevices, saveDevices } from "./migration.ts";
 
 /** QEMU opens its monitor within 100 ms; a host that swaps may take seconds. */
 const monitorTimeoutMs = 15_000;
@@ -50,6 +50,8 @@ export class QemuMachine implements VirtualMachine {
   readonly #bootMemoryBytes: number;
   #exitReason: VmExit["reason"] = "died";
   #killing: Promise<void> | undefined;
+  /** The file that its state was written to, until it runs again. */
+  #savedFile: number | undefined;
 
   private constructor(spec: Pick<VmmSpec, "config">, process: Pick<ManagedProcess, "identity" | "exited">, qmp: QmpClient, console: ConsoleLog, hotPlug: HotPlug) {
     this.accelerator = spec.config.accelerator;
@@ -167,6 +169,10 @@ export class QemuMachine implements VirtualMachine {
 
   async resume(options: WaitOptions = {}): Promise<void> {
     await this.#qmp.execute("cont", {}, options);
+    const file = this.#savedFile;
+    this.#savedFile = undefined;
+    // The guest runs, which is what was asked for.
+    if (file !== undefined) await closeSavedFile(this.#qmp, file, options).catch(() => undefined);
   }
 
   /** Memory that was plugged has a backing of its own, which is not saved: without it the guest would find zeros. */
@@ -197,7 +203,7 @@ export class QemuMachine implements VirtualMachine {
     const pausedMs = performance.now();
     try {
       const touchedBytes = await copyTouchedPages(pid, region, memoryFd);
-      await saveDevices(this.#qmp, stateFd, options);
+      this.#savedFile = await saveDevices(this.#qmp, stateFd, options);
       await whilePaused();
       const pauseMs = performance.now() - pausedMs;
       if (goOn) await this.resume(options);
