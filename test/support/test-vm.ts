@@ -48,7 +48,7 @@ export class TestVm {
     return TestVm.#start(sandboxId, change, ({ config, user, ledger, undo }) => drivers.bootVm(config, user, ledger, undo, { timeoutMs: bootTimeoutMs }, memoryFd));
   }
 
-  /** As {@link boot}, from the template of that key in these state folders. */
+  /** As {@link boot}, from the template of that key, or the snapshot, in these state folders. Its guest has nobody's identity yet. */
   static async restore(sandboxId: string, change: Pick<SandboxConfig, "template" | "folders"> & Partial<SandboxConfig>): Promise<TestVm> {
     return TestVm.#start(sandboxId, change, (parts) => drivers.restoreVm({ ...parts, wait: { timeoutMs: bootTimeoutMs } }));
   }
@@ -62,7 +62,7 @@ export class TestVm {
       memoryBytes: 0, vcpuCount: 1, shares: false, network: "none", ports: [], debug: false, ...change,
     };
     const paths = sandboxPaths(config.folders, sandboxId);
-    mkdirSync(paths.folder, { recursive: true });
+    mkdirSync(paths.folder, { recursive: true, mode: 0o711 });
     const ledger = Ledger.open(paths.ledger);
     const undo = new UndoStack();
     try {
@@ -71,7 +71,7 @@ export class TestVm {
       return new TestVm({ vm, config, user, paths }, root, ledger, undo);
     } catch (error) {
       const failures = await undo.run();
-      rmSync(root, { recursive: true, force: true });
+      for (const folder of [root, paths.folder]) rmSync(folder, { recursive: true, force: true });
       if (failures.length > 0) throw new AggregateError(failures, "a failed start was not undone", { cause: error });
       throw error;
     }
@@ -89,7 +89,7 @@ export class TestVm {
     await this.vm.kill();
     const failures = await this.#undo.run();
     const left = this.#ledger.records;
-    rmSync(this.#root, { recursive: true, force: true });
+    for (const folder of [this.#root, this.paths.folder]) rmSync(folder, { recursive: true, force: true });
     if (failures.length > 0 || left.length > 0) throw new RuntimeError("internal", `the VM was not given back: ${JSON.stringify(left)}`, { cause: failures[0] });
   }
 

@@ -1,0 +1,198 @@
+// A template and those who work against it: damage on disk, deaths, a full disk, and a guest and a QEMU that want to change it.
+// - truncated and bit-flipped files are set aside; the start goes on cold
+// - the holder of the memory dies, the host reboots, the template is deleted: VMs that run stay, the next one starts
+// - QEMU's own user, with QEMU's descriptors, cannot change the memory; nor can a guest that writes all of its own
+// - QEMU killed, or the disk full, while a sandbox is saved: nothing half-made stays, and a living sandbox goes on
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { chmodSync, closeSync, existsSync, fstatSync, lstatSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, readlinkSync, rmSync, symlinkSync, truncateSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { prepareHost } from "../../src/host/containers/prepare-host.ts";
+import { captureSandbox } from "../../src/host/control/capture-sandbox.ts";
+import { copyMemory } from "../../src/host/hypervisor/guest-memory.ts";
+import { qemuFds } from "../../src/host/hypervisor/qemu/arguments.ts";
+import { ContainerStore } from "../../src/host/store/container-store.ts";
+import { snapshotPaths, stateFolders, templatePaths, type StateFolders } from "../../src/host/store/paths.ts";
+import { claimSnapshot, listSnapshots } from "../../src/host/template/snapshot-store.ts";
+import { openTemplateMemory, releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
+import { listTemplates, readTemplate, removeTemplate, type Template } from "../../src/host/template/template-store.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
+import { RuntimeError } from "../../src/shared/base/errors.ts";
+import { isAlive, type ProcessIdentity } from "../../src/shared/linux/proc.ts";
+import { watchHost } from "../support/host-clean.ts";
+import { requires } from "../support/requires.ts";
+import { SandboxHost } from "../support/sandbox-host.ts";
+import { TestVm } from "../support/test-vm.ts";
+
+const skip = requires("root");
+const within = { timeoutMs: 60_000 };
+describe("a template", { skip }, () => {
+  const watch = watchHost();
+  let folders: StateFolders;
+  let template: Template;
+
+  before(async () => {
+    const root = mkdtempSync("/tmp/cm-");
+    chmodSync(root, 0o711);
+    folders = stateFolders(root);
+    const machine = stateFolders(undefined);
+    const { setup } = await prepareHost(machine, { debug: false, coldBoot: false, onProgress: () => undefined });
+    const found = setup.template === undefined ? undefined : readTemplate(machine, setup.template);
+    assert.ok(found);
+    template = found;
+    copyTemplate();
+  });
+  after(async () => {
+    await releaseTemplateMemory(folders);
+    rmSync(folders.data, { recursive: true, force: true });
+    await watch.assertHostClean();
+  });
+
+  /** A copy of the machine's own, to be damaged. */
+  function copyTemplate(): void {
+    const parent = join(folders.data, "templates");
+    mkdirSync(parent, { recursive: true });
+    const { status, stderr } = spawnSync("cp", ["-a", "--sparse=always", "--reflink=auto", templatePaths(stateFolders(undefined), template.key).folder, parent], { encoding: "utf8" });
+    assert.equal(status, 0, stderr);
+  }
+
+  const restore = (name: string): Promise<TestVm> => TestVm.restore(name, { folders, template: template.key });
+  const answers = async (vm: TestVm): Promise<void> => {
+    const agent = await vm.connect();
+    try {
+      assert.equal(await agent.sh("echo here"), "here");
+    } finally {
+      agent.close();
+    }
+  };
+  const holder = (): ProcessIdentity => JSON.parse(readFileSync(templatePaths(folders, template.key).holder, "utf8")) as ProcessIdentity; // template-memory.ts wrote it
+  const hashNow = async (fd: number): Promise<string> => (await copyMemory(fd, undefined, template.memoryBytes)).hash;
+
+  test("a bit that flipped in memory or state sets it aside; a file that is cut off counts as none", async () => {
+    const paths = templatePaths(folders, template.key);
+    for (const [path, offset] of [[paths.memory, 16 * 1024 * 1024], [paths.state, 1_000]] as const) {
+      await releaseTemplateMemory(folders);
+      chmodSync(path, 0o600);
+      flipBit(path, offset);
+      await assert.rejects(restore("flipped"), (error) => RuntimeError.is(error, "data_loss") && error.reason === "template_corrupt", path);
+      assert.equal(readTemplate(folders, template.key), undefined, "it is out of the way");
+      assert.ok(existsSync(join(folders.data, "templates/.damaged/template.json")), "and kept for a look");
+      copyTemplate();
+    }
+    for (const path of [paths.memory, paths.state]) {
+      chmodSync(path, 0o600);
+      truncateSync(path, lstatSync(path).size - 1);
+      assert.deepEqual([readTemplate(folders, template.key), listTemplates(folders)], [undefined, []], path);
+      rmSync(paths.folder, { recursive: true });
+      copyTemplate();
+    }
+  });
+
+  test("its holder dies, the host reboots, it is deleted: who runs goes on, and the next one starts", async () => {
+    const vms = [await restore("first")];
+    try {
+      const before = holder();
+      process.kill(before.pid, "SIGKILL");
+      await eventually("the holder's end", () => (isAlive(before) ? undefined : true), within);
+      vms.push(await restore("second"));
+      assert.notEqual(holder().pid, before.pid, "read from disk again, into the hands of another holder");
+      // Nothing of the run folder outlives a reboot; neither does a process.
+      await releaseTemplateMemory(folders);
+      rmSync(join(folders.run, "templates"), { recursive: true });
+      vms.push(await restore("third"));
+      removeTemplate(folders, template.key);
+      await releaseTemplateMemory(folders, template.key);
+      for (const vm of vms) await answers(vm);
+      await assert.rejects(restore("fourth"), (error) => RuntimeError.is(error, "not_found") && error.reason === "template_not_found");
+    } finally {
+      for (const vm of vms) await vm.end();
+      copyTemplate();
+    }
+  });
+
+  test("nobody can change its memory: not QEMU's user with QEMU's descriptor, not a guest that writes all it has", async () => {
+    const vm = await restore("hostile");
+    const held = await openTemplateMemory(folders, template);
+    try {
+      const { identity: { pid } } = vm.vm;
+      assert.match(readlinkSync(`/proc/${pid}/fd/${qemuFds.memory}`), /^\/memfd:casemate-template/);
+      assert.ok(vm.user);
+      const { status, stdout, stderr } = spawnSync(process.execPath, [join(import.meta.dirname, "../support/attack-memory.ts"), String(pid), String(vm.user.uid), String(vm.user.gid), String(qemuFds.memory)], { encoding: "utf8" });
+      assert.equal(status, 0, stderr);
+      const attempts = stdout.trim().split("\n");
+      console.log(attempts.join(", "));
+      assert.ok(attempts.length >= 6);
+      // To open it is allowed; the seals are what protects it.
+      assert.deepEqual(attempts.filter((line) => !/: (EPERM|EACCES|EBADF|EINVAL)$/.test(line) && line !== "open anew: done"), []);
+      const agent = await vm.connect();
+      try {
+        // All of its memory, and of what QEMU gives it: the root disk, both ports, the console.
+        await agent.run("mkdir /all; mount -t tmpfs -o size=100% all /all; cat /dev/zero | tr '\\0' 'x' > /all/x; dd if=/dev/zero of=/dev/vda bs=1M count=1; head -c 100000 /dev/urandom > /dev/console; rm /all/x", 120_000);
+      } finally {
+        agent.close();
+      }
+      assert.equal(fstatSync(held.fd).size, template.memoryBytes);
+      assert.equal(await hashNow(held.fd), template.memoryHash);
+      const clone = await restore("sibling");
+      try {
+        await answers(clone);
+      } finally {
+        await clone.end();
+      }
+    } finally {
+      closeSync(held.fd);
+      closeSync(held.useFd);
+      await vm.end();
+    }
+  });
+
+  test("a start with a damaged template boots cold; saving to a full disk leaves the sandbox as it was; QEMU killed while saving leaves nothing", async () => {
+    await using host = await SandboxHost.open();
+    const sandboxFolders = host.folders;
+    rmSync(join(sandboxFolders.data, "templates"), { recursive: true }); // a link to the machine's
+    symlinkSync(join(folders.data, "templates"), join(sandboxFolders.data, "templates"));
+    const { state } = templatePaths(folders, template.key);
+    chmodSync(state, 0o600);
+    flipBit(state, 0);
+    const hosted = await host.create("cold", { template: template.key });
+    assert.equal(hosted.sandbox.vm.startedBy, "cold");
+    assert.equal(readTemplate(folders, template.key), undefined);
+
+    const { sandbox } = hosted;
+    const store = new ContainerStore(sandboxFolders);
+    const save = async (name: string, goOn: boolean): Promise<unknown> => {
+      const lock = await claimSnapshot(sandboxFolders, name);
+      return captureSandbox(sandbox, store, { name, keep: true, goOn, ...within }).finally(() => closeSync(lock));
+    };
+    const snapshots = join(sandboxFolders.data, "snapshots");
+    mkdirSync(snapshots);
+    assert.equal(spawnSync("mount", ["-t", "tmpfs", "-o", "size=8m", "small", snapshots]).status, 0);
+    try {
+      for (const goOn of [true, false]) {
+        await assert.rejects(save("full", goOn), (error) => /ENOSPC|no space left/i.test(String(error instanceof Error ? error.message + String(error.cause) : error)), `goOn: ${goOn}`);
+        assert.deepEqual([listSnapshots(sandboxFolders), existsSync(snapshotPaths(sandboxFolders, "full").folder)], [[], false]);
+        assert.equal((await host.run(hosted, "", "echo here")).output, "here", "it goes on, even when it was to be stopped");
+      }
+    } finally {
+      spawnSync("umount", ["--lazy", snapshots]);
+    }
+
+    const saving = save("killed", true);
+    saving.catch(() => { /* looked at below */ });
+    await eventually("the snapshot's folder", () => (existsSync(snapshotPaths(sandboxFolders, "killed").state) ? true : undefined), { ...within, intervalMs: 1 });
+    process.kill(sandbox.vm.identity.pid, "SIGKILL");
+    await assert.rejects(saving);
+    await sandbox.ended;
+    assert.deepEqual([listSnapshots(sandboxFolders), existsSync(snapshotPaths(sandboxFolders, "killed").folder)], [[], false]);
+  });
+});
+
+function flipBit(path: string, offset: number): void {
+  const fd = openSync(path, "r+");
+  const byte = Buffer.alloc(1);
+  readSync(fd, byte, 0, 1, offset);
+  byte[0] = (byte[0] ?? 0) ^ 1;
+  writeSync(fd, byte, 0, 1, offset);
+  closeSync(fd);
+}
