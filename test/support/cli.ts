@@ -1,9 +1,10 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { after, afterEach, before } from "node:test";
 import { sandboxPaths, stateFolders, type StateFolders } from "../../src/host/store/paths.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
 import { keepEvidence } from "./evidence.ts";
 import { type CleanOptions, type HostWatch, watchHost } from "./host-clean.ts";
 import { endTemplateWork, shareTemplates } from "./templates.ts";
@@ -128,11 +129,18 @@ export function useCasemate(options: UseOptions = {}): Casemate {
       await casemate.removeAll();
     } finally {
       await endTemplateWork(casemate.folders);
+      await sandboxesEnd(casemate.folders);
       rmSync(root, { recursive: true, force: true });
     }
     await watch.assertHostClean();
   });
   return casemate;
+}
+
+/** Sandboxes end after the command that started them, and a share that is still mounted keeps the folder. */
+async function sandboxesEnd({ run }: StateFolders): Promise<void> {
+  const folder = join(run, "sandboxes");
+  await eventually("the end of the sandboxes", () => (existsSync(folder) && readdirSync(folder).length > 0 ? undefined : true), { timeoutMs: 30_000 });
 }
 
 /** Guest images and templates take half a minute to make and are never changed: all tests use the machine's own. */
