@@ -10,6 +10,11 @@ import type { Ledger, ResourceKind } from "../../store/ledger.ts";
 import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../../store/tagged-process.ts";
 import { virtiofsdArgs, virtiofsdCandidates, type VirtiofsdProgram } from "./virtiofsd-args.ts";
 
+/**
+ * With more than eight threads at work, glibc's malloc asks for the number of CPUs (sched_getaffinity), for
+ * which virtiofsd's own seccomp filter kills it (Debian's 7.2). With a limit it does not ask.
+ */
+const calmMalloc = { MALLOC_ARENA_MAX: "4" } as const;
 /** Longest time virtiofsd may take to answer; it takes some 20 ms. */
 const startTimeoutMs = 10_000;
 /** virtiofsd writes nothing late: the host's kernel has all data already. */
@@ -90,7 +95,7 @@ async function spawnVirtiofsd(record: VirtiofsdRecord, spec: VirtiofsdSpec, prog
   const listening = listenUnix(record.socketPath);
   const log = openSync(record.logPath, "a", 0o600);
   try {
-    const process = await startProcess(program.path, virtiofsdArgs(program, childFd, spec.sharePath), { env: taggedEnvironment(record.token), cwd: "/", stdio: ["ignore", log, log, listening] });
+    const process = await startProcess(program.path, virtiofsdArgs(program, childFd, spec.sharePath), { env: { ...taggedEnvironment(record.token), ...calmMalloc }, cwd: "/", stdio: ["ignore", log, log, listening] });
     return { process, fd: connectUnixFd(record.socketPath) };
   } finally {
     closeSync(listening);
