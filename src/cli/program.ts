@@ -65,6 +65,7 @@ function memberOf(groupName: string, args: readonly string[]): string | undefine
 async function defineGroup(program: Command, groupName: string, args: readonly string[] | undefined): Promise<void> {
   const { summary, members } = groups[groupName] ?? { summary: "", members: {} };
   const command = program.command(groupName).description(summary).enablePositionalOptions().configureOutput(mistakeOutput(`casemate ${groupName}`)).exitOverride();
+  command.addHelpText("after", `\nExample:\n  casemate ${groupName} ${Object.keys(members)[0] ?? ""} --help`);
   if (args === undefined) return;
   const wanted = memberOf(groupName, args);
   for (const [name, load] of Object.entries(members)) {

@@ -8,6 +8,7 @@ export function define(command: Command): void {
   command
     .option("-i, --input <file>", "archive that docker, podman or casemate has saved; default: standard input")
     .option("-q, --quiet", "show no progress")
+    .addHelpText("after", "\nExamples:\n  casemate load -i images.tar\n  podman save busybox | casemate load")
     .action(async ({ input, quiet }: { readonly input?: string; readonly quiet?: boolean }) => {
       const folders = foldersOf(command);
       const progress = new Progress({ quiet: quiet ?? false });

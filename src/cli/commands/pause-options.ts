@@ -9,6 +9,7 @@ export function definePause(command: Command, sandboxHelp: string, work: typeof 
   command
     .argument("<container...>", "names or ids")
     .option("--sandbox", sandboxHelp)
+    .addHelpText("after", `\nExamples:\n  casemate ${command.name()} web\n  casemate ${command.name()} --sandbox web`)
     .action(async (names: readonly string[], flags: { readonly sandbox?: boolean }) => {
       const folders = foldersOf(command);
       await forEach(names, globalOptions(command).debug ?? false, async (name) => {

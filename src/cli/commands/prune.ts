@@ -6,7 +6,7 @@ export function define(command: Command): void {
   command
     .option("-f, --force", "do not ask")
     .option("-a, --all", "also images that no container uses, not only those without a name")
-    .addHelpText("after", "\nRemoves containers that do not run, and images that nothing needs.")
+    .addHelpText("after", "\nRemoves containers that do not run, and images that nothing needs.\n\nExamples:\n  casemate prune\n  casemate prune --all --force")
     .action(async ({ force, all = false }: { readonly force?: boolean; readonly all?: boolean }) => {
       const folders = foldersOf(command);
       if (!await confirmed(force, `all containers that do not run and all images ${all ? "that no container uses" : "without a name"}`)) return;

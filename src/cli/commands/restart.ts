@@ -11,6 +11,7 @@ export function define(command: Command): void {
     .argument("<container...>", "names or ids")
     .option("-t, --time <seconds>", "time between the stop signal and SIGKILL; default: the container's, 10")
     .option("-q, --quiet", "print no notes about the VM")
+    .addHelpText("after", "\nExamples:\n  casemate restart web\n  casemate restart -t 2 web db")
     .action(async (names: readonly string[], flags: { readonly time?: string; readonly quiet?: boolean }) => {
       const folders = foldersOf(command);
       const timeoutMs = flags.time === undefined ? undefined : parseSeconds(flags.time, "--time");

@@ -9,6 +9,7 @@ import { formatJsonLines, formatTable } from "../format/table.ts";
 import { formatAgo, formatTime } from "../format/time.ts";
 
 export function define(command: Command): void {
+  command.addHelpText("after", "\nExamples:\n  casemate snapshot create warm web\n  casemate run -d --from-snapshot warm --name again");
   command.command("create").description("save a running container, with its memory, processes and disk")
     .argument("<name>", "of the snapshot").argument("<container>", "name or id")
     .option("--stop", "end the container when it is saved")

@@ -33,7 +33,7 @@ export function define(command: Command): void {
     .option("--no-stream", "show one table and end")
     .option("--no-trunc", "whole ids")
     .option("--format <format>", formatHelp, "table")
-    .addHelpText("after", "\nUnder each sandbox's containers is what it costs the host: QEMU with the guest's memory, and the processes beside it.")
+    .addHelpText("after", "\nUnder each sandbox's containers is what it costs the host: QEMU with the guest's memory, and the processes beside it.\n\nExamples:\n  casemate stats\n  casemate stats --no-stream --format json web")
     .action(async (names: readonly string[], flags: Flags) => {
       const folders = foldersOf(command);
       const store = new ContainerStore(folders);

@@ -10,6 +10,7 @@ import { formatAgo, formatTime } from "../format/time.ts";
 const shownKeyLength = 12;
 
 export function define(command: Command): void {
+  command.addHelpText("after", "\nExamples:\n  casemate template ls\n  casemate template prune --all");
   command.command("ls").description("list templates, the last used first")
     .addOption(new Option("--format <format>", "\"json\": one object a line").choices(["json", "table"]))
     .action((flags: { readonly format?: string }) => {

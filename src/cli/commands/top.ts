@@ -8,7 +8,7 @@ import { formatTable } from "../format/table.ts";
 export function define(command: Command): void {
   command
     .argument("<container>", "name or id")
-    .addHelpText("after", "\nProcess ids are the guest's: `casemate exec --vm CONTAINER kill ID` reaches them.")
+    .addHelpText("after", "\nProcess ids are the guest's: `casemate exec --vm CONTAINER kill ID` reaches them.\n\nExample:\n  casemate top web")
     .action(async (name: string) => {
       const folders = foldersOf(command);
       const processes = await listProcesses(folders, new ContainerStore(folders).find(name));
