@@ -105,11 +105,13 @@ class CrashTest {
 
   async run(): Promise<void> {
     const livesPerSandbox = Math.max(1, Math.floor(this.#options.kills / wantedSandboxes / killsOfLife));
-    while (this.#killer.total < this.#options.kills) {
+    // A kill while booting is a kill; what is to be noticed is in the life after it.
+    const due = (): boolean => this.#killer.total < this.#options.kills || this.#sabotage;
+    while (due()) {
       const sandboxId = `crash${randomBytes(4).toString("hex")}`;
       await this.#boot(sandboxId);
       const client = await connectOwner(this.#setup.folders, sandboxId);
-      for (let life = 0; life < livesPerSandbox && this.#killer.total < this.#options.kills; life++) {
+      for (let life = 0; life < livesPerSandbox && due(); life++) {
         await this.#live(client, sandboxId);
         this.#lives++;
         this.#options.onProgress?.(`${this.#killer.total} kills, ${this.#lives} lives, ${this.#lostBytes} bytes lost, ${this.#doubledBytes} doubled, ${this.#wrongExitCodes} wrong exit codes`);

@@ -156,8 +156,15 @@ async function freePort(): Promise<number> {
 }
 
 async function httpGet(host: string, port: number): Promise<string> {
-  const response = await fetch(`http://${host}:${port}/`, { signal: AbortSignal.timeout(timeoutMs), headers: { connection: "close" } });
-  return response.text();
+  // A connection made before the server listens may get neither an answer nor an end.
+  return eventually(`an answer from ${host}:${port}`, async () => {
+    try {
+      const response = await fetch(`http://${host}:${port}/`, { signal: AbortSignal.timeout(5_000), headers: { connection: "close" } });
+      return await response.text();
+    } catch {
+      return undefined;
+    }
+  }, { timeoutMs });
 }
 
 /** Sends a datagram and waits a second for one back. */
