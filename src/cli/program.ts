@@ -107,6 +107,6 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
     const command = program.command(commandName).description(summary).configureOutput(mistakeOutput(`casemate ${commandName}`)).exitOverride();
     if (loadAll || commandName === name) (await load()).define(command);
   }
-  for (const groupName of Object.keys(groups)) await defineGroup(program, groupName, groupName === name ? args : undefined);
+  for (const groupName of Object.keys(groups)) await defineGroup(program, groupName, loadAll || groupName === name ? args : undefined);
   return program;
 }

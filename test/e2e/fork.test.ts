@@ -205,7 +205,7 @@ describe("copies of a living sandbox", { skip }, () => {
         assert.equal(code, 125);
         assert.match(stderr, new RegExp(`shows folders of the host, to container "${id.slice(0, 12)}" \\(1 mounts?\\), and they cannot be saved`));
       }
-      assert.equal(await casemate.ok(["snapshot", "ls", "-q"].slice(0, 2)), "NAME   CONTAINERS   CREATED   SIZE");
+      assert.doesNotMatch(await casemate.ok(["snapshot", "ls"]), /never/);
       const { length } = readFileSync(`${folder}/dates`);
       await eventually("the next date", () => (readFileSync(`${folder}/dates`).length > length ? true : undefined), within);
       await casemate.ok(["rm", "-f", "v"]);

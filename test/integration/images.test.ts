@@ -363,7 +363,7 @@ test("remove() takes names away first, frees blobs no other image needs, and kee
   assert.deepEqual(blobsOf(folders), before);
   await assertFails(store.remove(first, options), "not_found", "image_not_found", /no such image/);
 
-  const inUse = { force: false, usedBy: (digest: string) => (digest === image.manifestDigest ? ["web"] : []) };
+  const inUse = { force: false, usedBy: (digest: string) => (digest === image.manifestDigest ? ["container web"] : []) };
   await assertFails(store.remove(image.id.slice(7, 19), inUse), "failed_precondition", "image_in_use", /used by container web/);
   assert.deepEqual(blobsOf(folders), before);
   assert.deepEqual(await store.remove(image.id.slice(7, 19), { ...inUse, force: true }), { untagged: ["localhost/layout-first:image"], deleted: image.id });
