@@ -8,14 +8,14 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { stateFolders } from "../../src/host/store/paths.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
-import { type RunResult, runProcess } from "../../src/shared/linux/run-process.ts";
+import type { RunResult } from "../../src/shared/linux/run-process.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
+import { nobody, runAsNobody } from "../support/ordinary-user.ts";
 import { freePort } from "../support/registry.ts";
 import { requires } from "../support/requires.ts";
 
 const skip = requires("root");
 const timeoutMs = 180_000;
-const nobody = 65534;
 const launcher = join(import.meta.dirname, "../../bin/casemate");
 let host: HostWatch;
 let home: string;
@@ -39,7 +39,7 @@ after(async () => {
 
 async function casemate(...args: readonly string[]): Promise<RunResult> {
   const env = { PATH: process.env["PATH"], HOME: home, XDG_RUNTIME_DIR: join(home, "run") };
-  return runProcess("setpriv", [`--reuid=${nobody}`, `--regid=${nobody}`, "--clear-groups", "--inh-caps=-all", launcher, "--debug", ...args], { cwd: "/", timeoutMs, env, okExitCodes: [0, 125] });
+  return runAsNobody(launcher, ["--debug", ...args], { timeoutMs, env, okExitCodes: [0, 125] });
 }
 
 const run = ["run", "--rm", "-q", "--template", "off"];

@@ -11,8 +11,8 @@ import { ensureGuestImage, type GuestImage } from "../../src/host/guest-image/gu
 import { stateFolders, type StateFolders } from "../../src/host/store/paths.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
-import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { adoptOrphans, descendants } from "../../scripts/test-runner/descendants.ts";
+import { runAsNobody } from "../support/ordinary-user.ts";
 import { requires } from "../support/requires.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "casemate-accelerator-"));
@@ -150,7 +150,7 @@ test("without permission on the device nothing is tried, and the message says wh
     `const choice = await chooseAccelerator(${JSON.stringify(folders)}, ${JSON.stringify({ kernelPath: image.kernelPath, initramfsPath: image.initramfsPath })}, undefined, ${JSON.stringify(shortLimits)});`,
     "process.stdout.write(JSON.stringify(choice));",
   ].join("\n");
-  const { stdout } = await runProcess("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", "--", process.execPath, "--input-type=module", "-e", script], { timeoutMs: 10_000 });
+  const { stdout } = await runAsNobody(process.execPath, ["--input-type=module", "-e", script], { timeoutMs: 10_000 });
   const choice = JSON.parse(stdout.toString()) as AcceleratorChoice; // printed by the script above
   assert.deepEqual([choice.accelerator, choice.reason], ["tcg", "kvm_permission"]);
   assert.match(choice.explanation, /usermod -aG kvm/);

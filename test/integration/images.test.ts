@@ -20,6 +20,7 @@ import { identifyProcess, isAlive } from "../../src/shared/linux/proc.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
 import { compress, pushLayout, randomLayer, richConfig, richLayers, sha256, writeOciLayout, type FixtureLayer } from "../support/image-fixture.ts";
+import { nobody, runAsNobody } from "../support/ordinary-user.ts";
 import { Podman } from "../support/podman.ts";
 import { RegistryFront } from "../support/registry-front.ts";
 import { Registry } from "../support/registry.ts";
@@ -29,7 +30,6 @@ import { listTree } from "../support/tree-listing.ts";
 const skip = requires("root", "podman", "docker-registry");
 /** Far above what any step here takes; a hanging pull must not hang the test. */
 const timeoutMs = 60_000;
-const nobody = 65534;
 const puller = join(import.meta.dirname, "../support/pull-image.ts");
 /** Large enough to be stopped in the middle. */
 const bigLayerBytes = 8 * 1024 * 1024;
@@ -173,7 +173,7 @@ test("the same layers give the same bytes, at another time and as an ordinary us
   const theirs = mkdtempSync(join(tmpdir(), "cm-nobody-"));
   try {
     chownSync(theirs, nobody, nobody);
-    const { stdout } = await runProcess("setpriv", [`--reuid=${nobody}`, `--regid=${nobody}`, "--clear-groups", "--inh-caps=-all", process.execPath, puller, join(theirs, "data"), rich], { timeoutMs, cwd: theirs, env: { PATH: process.env["PATH"], HOME: theirs } });
+    const { stdout } = await runAsNobody(process.execPath, [puller, join(theirs, "data"), rich], { timeoutMs, cwd: theirs, env: { PATH: process.env["PATH"], HOME: theirs } });
     assert.equal(sha256(readFileSync(stdout.toString().trim())), expected);
     assert.equal(statSync(stdout.toString().trim()).uid, nobody);
   } finally {
