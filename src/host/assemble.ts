@@ -25,7 +25,7 @@ import { savedRecordReleasers } from "./store/saved-records.ts";
 import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
 import { copyMemory } from "./hypervisor/guest-memory.ts";
 import { readSnapshot, snapshotMemory, type Snapshot } from "./template/snapshot-store.ts";
-import { openMemory, openTemplateMemory, type TemplateMemory as HeldMemory } from "./template/template-memory.ts";
+import { openMemory, openTemplateMemory, type HeldMemory } from "./template/template-memory.ts";
 import { openSavedState, readTemplate, setTemplateAside, type Template } from "./template/template-store.ts";
 
 /** A restored guest answers within 0.1 s under emulation. Where making the template took longer than this, everything does. */

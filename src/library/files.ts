@@ -1,3 +1,4 @@
+import { constants } from "node:fs";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { RuntimeError } from "../shared/base/errors.ts";
 import type { FileFacts } from "../shared/protocol/gen/file_pb.ts";
@@ -45,8 +46,8 @@ export interface FileWriteOptions {
   readonly gid?: number;
 }
 
-const S_IFMT = 0o170000;
-const types: Readonly<Record<number, FileStat["type"]>> = { 0o100000: "file", 0o040000: "folder", 0o120000: "link" };
+const { S_IFMT, S_IFREG, S_IFDIR, S_IFLNK } = constants;
+const types: Readonly<Record<number, FileStat["type"]>> = { [S_IFREG]: "file", [S_IFDIR]: "folder", [S_IFLNK]: "link" };
 
 /**
  * Files of a sandbox, read and changed with root's rights beneath the sandbox's own root: no link in it

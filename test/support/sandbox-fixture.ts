@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connectAgent } from "../../src/host/agent-client/agent-client.ts";
 import type { VmExit } from "../../src/host/hypervisor/virtual-machine.ts";
-import type { SandboxDrivers } from "../../src/host/sandbox/drivers.ts";
+import type { SandboxDrivers, SandboxShares } from "../../src/host/sandbox/drivers.ts";
 import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
 import type { ProcessEnd } from "../../src/host/sandbox/process.ts";
 import { Sandbox, type SandboxEvent } from "../../src/host/sandbox/sandbox.ts";
@@ -111,6 +111,16 @@ export class SandboxFixture {
 
   #drivers(): SandboxDrivers {
     const take = (name: string, ledger: Ledger, undo: Parameters<SandboxDrivers["bootVm"]>[3]): Promise<string> => ledger.plan((plan) => plan(fileKind, { name, folder: this.folder })).take(undo);
+    const shares = (ledger: Ledger): SandboxShares => ({
+      device: { shareId: "share", tag: "share", fd: -1 },
+      guestMountPoint: "/run/share",
+      add: async (name, _source, _readOnly, undo) => {
+        await take(`share ${name}`, ledger, undo);
+        return `/run/share/${name}`;
+      },
+      plan: (name) => fileKind.plan({ name: `share ${name}`, folder: this.folder }),
+      remove: async (name) => ledger.held(fileKind, fileKind.plan({ name: `share ${name}`, folder: this.folder })).release(),
+    });
     return {
       claimUser: async (_config, ledger, undo) => {
         await take("user", ledger, undo);
@@ -118,16 +128,7 @@ export class SandboxFixture {
       },
       startShares: async (_config, ledger, undo) => {
         await take("shares", ledger, undo);
-        return {
-          device: { shareId: "share", tag: "share", fd: -1 },
-          guestMountPoint: "/run/share",
-          add: async (name, _source, _readOnly, undoOfOne) => {
-            await take(`share ${name}`, ledger, undoOfOne);
-            return `/run/share/${name}`;
-          },
-          plan: (name) => fileKind.plan({ name: `share ${name}`, folder: this.folder }),
-          remove: async () => { /* the undo does it */ },
-        };
+        return { ...shares(ledger), remove: async () => { /* the undo does it */ } };
       },
       startNetwork: async (_config, _user, ledger, undo) => {
         await take("network", ledger, undo);
@@ -147,16 +148,7 @@ export class SandboxFixture {
       connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
       planned: () => ["user", "shares", "network"].map((name) => fileKind.plan({ name, folder: this.folder })),
       adoptVm: async () => ({ vm: this.vm, paused: this.vm.paused, size: { memoryBytes: this.config.memoryBytes, vcpuCount: this.config.vcpuCount }, disks: this.vm.disks }),
-      adoptShares: (_config, ledger) => ({
-        device: { shareId: "share", tag: "share", fd: -1 },
-        guestMountPoint: "/run/share",
-        add: async (name, _source, _readOnly, undoOfOne) => {
-          await take(`share ${name}`, ledger, undoOfOne);
-          return `/run/share/${name}`;
-        },
-        plan: (name) => fileKind.plan({ name: `share ${name}`, folder: this.folder }),
-        remove: async (name) => ledger.held(fileKind, fileKind.plan({ name: `share ${name}`, folder: this.folder })).release(),
-      }),
+      adoptShares: (_config, ledger) => shares(ledger),
       releaseAll: async (ledger) => {
         await this.vm.kill();
         return ledger.releaseAll([releaserOf(fileKind), ...savedRecordReleasers]);

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { statSync } from "node:fs";
+import { constants, statSync } from "node:fs";
 import { basename, posix } from "node:path";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ContainerFileClient } from "../../host/containers/container-file-client.ts";
@@ -13,7 +13,7 @@ interface Flags {
   readonly quiet?: boolean;
 }
 
-const S_IFMT = 0o170000, S_IFDIR = 0o040000;
+const { S_IFMT, S_IFDIR } = constants;
 
 export function define(command: Command): void {
   command

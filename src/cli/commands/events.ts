@@ -1,8 +1,8 @@
 import { Option, type Command } from "commander";
-import { RuntimeError } from "../../shared/base/errors.ts";
 import { EventReader, type EventEntry } from "../../host/store/event-file.ts";
 import { collect, foldersOf } from "../command.ts";
 import { exitWith } from "../exit.ts";
+import { parseFilter, type Filter } from "../format/filter.ts";
 import { parseMoment } from "../format/time.ts";
 
 interface Flags {
@@ -26,7 +26,7 @@ async function events(flags: Flags, command: Command): Promise<void> {
   const now = Date.now();
   const sinceNanos = BigInt(flags.since === undefined ? now : parseMoment(flags.since, "--since", now)) * 1_000_000n;
   const untilMs = flags.until === undefined ? Infinity : parseMoment(flags.until, "--until", now);
-  const filters = (flags.filter ?? []).map(parseFilter);
+  const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
   const reader = new EventReader(foldersOf(command));
   const over = new AbortController();
   // Ended by a signal it has done what it was asked for.
@@ -69,19 +69,7 @@ function formatNanos(nanos: bigint): string {
   return `${new Date(Number(nanos / 1_000_000n)).toISOString().slice(0, -1)}${String(nanos % 1_000_000n).padStart(6, "0")}Z`;
 }
 
-interface Filter {
-  readonly key: string;
-  readonly value: string;
-}
-
 const filterKeys = ["container", "event", "sandbox"];
-
-function parseFilter(text: string): Filter {
-  const equals = text.indexOf("=");
-  const key = text.slice(0, Math.max(0, equals));
-  if (!filterKeys.includes(key)) throw new RuntimeError("invalid_argument", `filter "${text}": must be ${filterKeys.map((name) => `${name}=`).join(", ")}`, { reason: "bad_filter" });
-  return { key, value: text.slice(equals + 1) };
-}
 
 /** Filters of one kind are alternatives, those of different kinds must all fit, as docker has it. */
 function matches(event: EventEntry, filters: readonly Filter[]): boolean {

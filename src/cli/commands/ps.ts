@@ -1,9 +1,9 @@
 import type { Command } from "commander";
-import { RuntimeError } from "../../shared/base/errors.ts";
 import { formatPublished } from "../../host/network/publish.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { collect, foldersOf } from "../command.ts";
+import { parseFilter, type Filter } from "../format/filter.ts";
 import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
 import { formatTable } from "../format/table.ts";
 import { formatAgo, formatDuration, formatTime } from "../format/time.ts";
@@ -31,7 +31,7 @@ export function define(command: Command): void {
     .addHelpText("after", "\nExamples:\n  casemate ps -a\n  casemate ps -q --filter status=exited\n  casemate ps --format json | jq -r .Names")
     .action((flags: Flags) => {
       const store = new ContainerStore(foldersOf(command));
-      const filters = (flags.filter ?? []).map(parseFilter);
+      const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
       const byStatus = filters.some(({ key }) => key === "status");
       const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record) }))
         .filter(({ status }) => flags.all === true || byStatus || status.status === "running" || status.status === "paused")
@@ -89,19 +89,7 @@ function portsOf(status: ContainerStatus): string {
   return status.status === "running" || status.status === "paused" ? status.ports.map(formatPublished).join(", ") : "";
 }
 
-interface Filter {
-  readonly key: string;
-  readonly value: string;
-}
-
 const filterKeys = ["name", "id", "status", "label", "ancestor"];
-
-function parseFilter(text: string): Filter {
-  const equals = text.indexOf("=");
-  const key = text.slice(0, Math.max(0, equals));
-  if (!filterKeys.includes(key)) throw new RuntimeError("invalid_argument", `filter "${text}": must be ${filterKeys.map((name) => `${name}=`).join(", ")}`, { reason: "bad_filter" });
-  return { key, value: text.slice(equals + 1) };
-}
 
 function matches({ record, status }: Row, { key, value }: Filter): boolean {
   if (key === "name") return record.name.includes(value);

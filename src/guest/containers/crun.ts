@@ -1,7 +1,8 @@
 import { readFileSync, rmSync } from "node:fs";
 import { orAbandon } from "../../shared/base/deadline.ts";
-import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import { SyscallError } from "../../shared/linux/libc.ts";
+import { readOptional } from "../../shared/linux/read-optional.ts";
 import { spawnProgram } from "../linux/spawn-program.ts";
 import type { ProcessStatus, Reaper } from "../reaper.ts";
 import { crunFailure } from "./crun-errors.ts";
@@ -123,12 +124,7 @@ async function endOf(pid: number, ended: Promise<ProcessStatus>, step: string): 
 
 /** The log of a crun or of a process it started; empty when it wrote none. */
 export function readLog(logFile: string): string {
-  try {
-    return readFileSync(logFile, "utf8").slice(-maxLogBytes);
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return "";
-    throw error;
-  }
+  return readOptional(logFile).slice(-maxLogBytes);
 }
 
 function readPidFile(path: string): number {

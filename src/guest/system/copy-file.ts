@@ -1,10 +1,11 @@
+import { constants } from "node:fs";
 import { chmod, chown, lchown, mkdir, open, readlink, rename, rm, symlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { CopyFileRequest } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import { paths, requireAbsolutePath } from "../paths.ts";
 
-const S_IFMT = 0o170000, S_IFDIR = 0o040000, S_IFLNK = 0o120000, S_IFREG = 0o100000;
+const { S_IFMT, S_IFDIR, S_IFLNK, S_IFREG } = constants;
 
 /**
  * Writes one piece of a file, or a whole folder or symlink, below the agent's folder. A file gets its

@@ -4,6 +4,7 @@ import { dirname } from "node:path";
 
 import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
+import { mebibytes } from "../../shared/base/mebibytes.ts";
 import { ensureGuestImage, verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts";
 import { chooseAccelerator } from "../assemble.ts";
 import { bootMemoryBytes } from "../sandbox/sandbox-config.ts";
@@ -151,8 +152,4 @@ function checkDevice(path: string, purpose: string): HostCheck {
 function checkUser(): HostCheck {
   if (isRootful()) return ok("user", "root: every sandbox gets a user of its own", "root");
   return { name: "user", state: "degraded", code: "not_root", detail: "an ordinary user: the VM runs as you, and host folders cannot be shared", fix: "run as root for the whole set of features" };
-}
-
-function mebibytes(bytes: number): number {
-  return Math.floor(bytes / (1024 * 1024));
 }

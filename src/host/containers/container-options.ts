@@ -1,5 +1,6 @@
 import { freemem, totalmem } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import { mebibytes } from "../../shared/base/mebibytes.ts";
 import type { ContainerSettings } from "../store/container-settings.ts";
 import type { ContainerVolume, PublishRequest } from "../store/container-store.ts";
 import type { PodRecord } from "../store/pod-store.ts";
@@ -52,10 +53,6 @@ export function checkResources(options: Pick<ContainerOptions, "memoryBytes" | "
   if (memoryBytes > host.memoryBytes) throw new RuntimeError("resource_exhausted", `memory limit of ${mebibytes(memoryBytes)} MiB: the host has ${mebibytes(host.memoryBytes)} MiB`, { reason: "memory_too_large", hint: "lower --memory" });
   if (cpus < 0 || !Number.isFinite(cpus)) throw new RuntimeError("invalid_argument", `cpus ${cpus}: must be a positive number`, { reason: "bad_cpus", hint: "for example --cpus 1.5" });
   if (cpus > host.cpus) throw new RuntimeError("invalid_argument", `cpus ${cpus}: the host has ${host.cpus}`, { reason: "too_many_cpus", hint: "lower --cpus" });
-}
-
-function mebibytes(bytes: number): number {
-  return Math.floor(bytes / (1024 * 1024));
 }
 
 /** `NAME=value` for each entry; a bare NAME takes the caller's value and is left out when the caller has none. */

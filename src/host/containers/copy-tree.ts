@@ -1,12 +1,11 @@
-import type { Stats } from "node:fs";
+import { constants, createReadStream, type Stats } from "node:fs";
 import { chmod, chown, lchown, lstat, mkdir, open, readdir, readlink, rm, symlink, utimes } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { createReadStream } from "node:fs";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { FileFacts } from "../../shared/protocol/gen/file_pb.ts";
 import type { ContainerFileClient, FileAttributesInit } from "./container-file-client.ts";
 
-const S_IFMT = 0o170000, S_IFDIR = 0o040000, S_IFREG = 0o100000, S_IFLNK = 0o120000;
+const { S_IFMT, S_IFDIR, S_IFREG, S_IFLNK } = constants;
 const nanosPerMilli = 1_000_000n;
 
 /** How a tree is copied. */

@@ -1,6 +1,5 @@
-import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
-import { isErrnoException } from "../../shared/base/errors.ts";
+import { readOptional } from "../../shared/linux/read-optional.ts";
 
 /** What of the host's network decides how passt is started. */
 export interface HostNetwork {
@@ -59,13 +58,4 @@ export function parseResolvConf(text: string): Pick<HostNetwork, "nameservers" |
     if (keyword === "search" || keyword === "domain") searchDomains = values.filter((domain) => /^[a-zA-Z0-9_.-]+$/.test(domain) && domain !== ".");
   }
   return { nameservers: nameservers.slice(0, maxNameservers), searchDomains: searchDomains.slice(0, maxSearchDomains) };
-}
-
-function readOptional(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return "";
-    throw error;
-  }
 }

@@ -1,4 +1,4 @@
-import { chownSync, closeSync, fstatSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
+import { chownSync, closeSync, fstatSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { eventually } from "../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
@@ -7,6 +7,7 @@ import type { UndoStack } from "../../shared/base/undo.ts";
 import { asUser, type HelperUser } from "../../shared/linux/drop-privileges.ts";
 import { describeExit, startProcess, type ManagedProcess, type ProcessExit } from "../../shared/linux/run-process.ts";
 import { socketPair } from "../../shared/linux/unix-socket.ts";
+import { readOptional } from "../../shared/linux/read-optional.ts";
 import type { PublishRequest, PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceKind } from "../store/ledger.ts";
 import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../store/tagged-process.ts";
@@ -194,14 +195,5 @@ function closeHeldEnd(token: string): void {
     if (fstatSync(held.fd).ino === held.inode) closeSync(held.fd);
   } catch (error) {
     if (!isErrnoException(error, "EBADF")) throw error;
-  }
-}
-
-function readOptional(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return "";
-    throw error;
   }
 }

@@ -7,7 +7,7 @@ import type { GuestProcess as ListedProcess, HelloResponse } from "../../shared/
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { ContainerLogWriter, type LogEnd } from "../store/container-log.ts";
 import { creatingSandbox, savedContainers, savedExecs, type SandboxRecord, type SavedContainer, type SavedEnd, type SavedExec, type SavedIo } from "../store/saved-records.ts";
-import { guestProtocolVersion, type LateGuard, type SandboxBuild, type SandboxSurroundings } from "./create-sandbox.ts";
+import { guestProtocolVersion, made, type LateGuard, type SandboxBuild, type SandboxSurroundings } from "./create-sandbox.ts";
 import { scsiAddress } from "../hypervisor/virtual-machine.ts";
 import type { AdoptedVm, SandboxShares } from "./drivers.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
@@ -48,15 +48,15 @@ export class SandboxAdoption {
     this.#guard = guard;
   }
 
-  get vm(): AdoptedVm { return found(this.#vm); }
+  get vm(): AdoptedVm { return made(this.#vm); }
   set vm(vm: AdoptedVm) {
     this.#vm = vm;
     this.#guard.set(raceDeath(vm.vm));
   }
 
-  get connection(): AgentClient { return found(this.#connection); }
+  get connection(): AgentClient { return made(this.#connection); }
   set connection(connection: AgentClient) { this.#connection = connection; }
-  get hello(): HelloResponse { return found(this.#hello); }
+  get hello(): HelloResponse { return made(this.#hello); }
   set hello(hello: HelloResponse) { this.#hello = hello; }
 
   /** Above every number that is in use. */
@@ -174,9 +174,4 @@ function offsets(stdout: number, stderr: number): OutputOffsets {
 
 function throwAll(failures: readonly unknown[]): void {
   if (failures.length > 0) throw new AggregateError(failures, failures.map(describeError).join("; "));
-}
-
-function found<T>(part: T | undefined): T {
-  if (part === undefined) throw new RuntimeError("internal", "a step needs what a later one finds");
-  return part;
 }

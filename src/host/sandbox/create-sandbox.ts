@@ -73,7 +73,8 @@ export class SandboxBuild {
   set hello(hello: HelloResponse) { this.#hello = hello; }
 }
 
-function made<T>(part: T | undefined): T {
+/** A part that an earlier step has made or found. */
+export function made<T>(part: T | undefined): T {
   if (part === undefined) throw new RuntimeError("internal", "a step needs what a later one makes");
   return part;
 }

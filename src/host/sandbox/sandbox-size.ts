@@ -1,5 +1,6 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciResources } from "../../shared/oci/runtime-spec.ts";
+import { mebibytes } from "../../shared/base/mebibytes.ts";
 import type { VmLimits } from "../hypervisor/virtual-machine.ts";
 import { defaultMemoryBytes, guestOverheadBytes, memoryStepBytes } from "./sandbox-config.ts";
 
@@ -63,8 +64,4 @@ function hugePageBytes({ hugepageLimits }: OciResources): number {
 
 function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
-}
-
-function mebibytes(bytes: number): number {
-  return Math.floor(bytes / (1024 * 1024));
 }

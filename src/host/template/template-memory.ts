@@ -21,7 +21,7 @@ const idleSeconds = 600;
 const fillTimeoutMs = 30_000;
 
 /** The memory of a saved VM, opened. */
-export interface TemplateMemory {
+export interface HeldMemory {
   /** A file in memory, sealed: whoever has it can only read it and map it copy-on-write. */
   readonly fd: number;
   /** Says by a lock that the memory is in use, until it is closed. */
@@ -44,7 +44,7 @@ type MemoryPaths = Pick<ReturnType<typeof templatePaths>, "memory" | "run" | "ho
  * so the file is sealed by the kernel: nobody, not the one who made it, can ever change it.
  * @throws RuntimeError `data_loss` (reason `template_corrupt`).
  */
-export async function openTemplateMemory(folders: StateFolders, template: Template, options: WaitOptions = {}): Promise<TemplateMemory> {
+export async function openTemplateMemory(folders: StateFolders, template: Template, options: WaitOptions = {}): Promise<HeldMemory> {
   const memory = await openMemory({ ...template, paths: templatePaths(folders, template.key) }, options);
   touchTemplate(folders, template.key);
   return memory;
@@ -63,7 +63,7 @@ export async function releaseTemplateMemory(folders: StateFolders, key?: string)
 }
 
 /** As {@link openTemplateMemory}, of any saved VM. */
-export async function openMemory(memory: SavedMemory, options: WaitOptions = {}): Promise<TemplateMemory> {
+export async function openMemory(memory: SavedMemory, options: WaitOptions = {}): Promise<HeldMemory> {
   const { paths } = memory;
   mkdirSync(paths.run, { recursive: true, mode: 0o700 });
   // First, so that the holder does not go while we look for it.

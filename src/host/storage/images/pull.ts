@@ -3,12 +3,13 @@ import { accessSync, constants, existsSync, mkdirSync, readFileSync } from "node
 import { join } from "node:path";
 import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException, type ErrorCode, type ErrorDetails } from "../../../shared/base/errors.ts";
-import { cleanEnvironment, runProcess } from "../../../shared/linux/run-process.ts";
+import { runProcess } from "../../../shared/linux/run-process.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import { diskFullHint, storageError } from "../../store/storage-error.ts";
 import { busyboxImageName, ensureBusyboxImage } from "./busybox-image.ts";
 import { formatImageName, parseImageName } from "./image-name.ts";
 import { ImageStore, type RunnableImage, type StoredImage } from "./image-store.ts";
+import { skopeoEnvironment } from "./registry-login.ts";
 
 /** Options of {@link pullImage} and {@link ensureImage}. */
 export interface PullOptions extends WaitOptions {
@@ -95,15 +96,14 @@ async function copy(reference: string, source: string, folder: string, options: 
     "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`,
   ];
   try {
-    await runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: environment(temporary) });
+    await runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: pullEnvironment(temporary) });
   } catch (error) {
     throw classify(reference, [folder, source, source.replace("docker://", "").replace(/[:@][^/]*$/, "")], error);
   }
 }
 
-/** Where passwords are may be said by the variables podman and docker use. */
-function environment(temporary: string): NodeJS.ProcessEnv {
-  const environment: NodeJS.ProcessEnv = { ...cleanEnvironment(), REGISTRY_AUTH_FILE: process.env["REGISTRY_AUTH_FILE"], DOCKER_CONFIG: process.env["DOCKER_CONFIG"] };
+function pullEnvironment(temporary: string): NodeJS.ProcessEnv {
+  const environment = skopeoEnvironment();
   // Without a folder of the user's own, skopeo looks into one below this, and gives up when it may not.
   return environment["XDG_RUNTIME_DIR"] !== undefined || mayEnter("/run/containers") ? environment : { ...environment, XDG_RUNTIME_DIR: temporary };
 }

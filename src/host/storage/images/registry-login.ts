@@ -7,7 +7,7 @@ const loginTimeoutMs = 60_000;
 export async function logIn(registry: string, credentials: { readonly username: string; readonly password: string; readonly tlsVerify: boolean }): Promise<void> {
   const { username, password, tlsVerify } = credentials;
   try {
-    await runProcess("skopeo", ["login", "--username", username, "--password-stdin", `--tls-verify=${tlsVerify}`, registry], { env: environment(), input: password, timeoutMs: loginTimeoutMs });
+    await runProcess("skopeo", ["login", "--username", username, "--password-stdin", `--tls-verify=${tlsVerify}`, registry], { env: skopeoEnvironment(), input: password, timeoutMs: loginTimeoutMs });
   } catch (error) {
     throw new RuntimeError("unauthenticated", `log in to "${registry}"`, { cause: error, reason: "login_failed", hint: "check the name, the password and the address of the registry" });
   }
@@ -16,13 +16,13 @@ export async function logIn(registry: string, credentials: { readonly username: 
 /** Forgets the password. @throws RuntimeError `failed_precondition` (reason `login_failed`) when there is none. */
 export async function logOut(registry: string): Promise<void> {
   try {
-    await runProcess("skopeo", ["logout", registry], { env: environment(), timeoutMs: loginTimeoutMs });
+    await runProcess("skopeo", ["logout", registry], { env: skopeoEnvironment(), timeoutMs: loginTimeoutMs });
   } catch (error) {
     throw new RuntimeError("failed_precondition", `log out of "${registry}"`, { cause: error, reason: "login_failed" });
   }
 }
 
-/** Where passwords are may be said by the variables podman and docker use. */
-function environment(): NodeJS.ProcessEnv {
+/** skopeo's environment: where passwords are may be said by the variables podman and docker use. */
+export function skopeoEnvironment(): NodeJS.ProcessEnv {
   return { ...cleanEnvironment(), REGISTRY_AUTH_FILE: process.env["REGISTRY_AUTH_FILE"], DOCKER_CONFIG: process.env["DOCKER_CONFIG"] };
 }

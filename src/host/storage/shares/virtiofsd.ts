@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fstatSync, openSync, readFileSync, rmSync, statSync, truncateSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, rmSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { eventually } from "../../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
@@ -6,6 +6,7 @@ import { callUnchecked, errno, lastErrno } from "../../../shared/linux/libc.ts";
 import { describeExit, startProcess, type ManagedProcess, type ProcessExit } from "../../../shared/linux/run-process.ts";
 import { connectUnixFd, listenUnix } from "../../../shared/linux/unix-socket.ts";
 import { watchProcess } from "../../../shared/linux/watch-process.ts";
+import { readOptional } from "../../../shared/linux/read-optional.ts";
 import type { Ledger, ResourceKind } from "../../store/ledger.ts";
 import { endTaggedProcesses, taggedEnvironment, type TaggedProcessRecord } from "../../store/tagged-process.ts";
 import { virtiofsdArgs, virtiofsdCandidates, type VirtiofsdProgram } from "./virtiofsd-args.ts";
@@ -124,17 +125,8 @@ async function untilAnswers(process: ManagedProcess, fd: number, logPath: string
 const MSG_DONTWAIT = 0x40, MSG_NOSIGNAL = 0x4000;
 
 function startFailure(exit: ProcessExit | undefined, logPath: string): RuntimeError {
-  const lines = readLog(logPath).split("\n").filter((line) => line.trim() !== "").slice(-3);
+  const lines = readOptional(logPath).slice(-maxLogBytes).split("\n").filter((line) => line.trim() !== "").slice(-3);
   return new RuntimeError("internal", `start virtiofsd: ${exit === undefined ? "does not answer" : describeExit(exit)}: ${lines.join("; ")}`);
-}
-
-function readLog(path: string): string {
-  try {
-    return readFileSync(path, "utf8").slice(-maxLogBytes);
-  } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return "";
-    throw error;
-  }
 }
 
 /** Opened for appending, the log starts over when it is cut. */
