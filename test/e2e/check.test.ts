@@ -6,11 +6,10 @@ import { after, before, test } from "node:test";
 import type { HostCheck } from "../../src/host/containers/check-host.ts";
 import type { GuestImage } from "../../src/host/guest-image/guest-image.ts";
 import { stateFolders } from "../../src/host/store/paths.ts";
-import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { useCasemate } from "../support/cli.ts";
+import { nobody, runAsNobody } from "../support/ordinary-user.ts";
 import { requires } from "../support/requires.ts";
 
-const nobody = 65534;
 let folder: string;
 // Registered before the state folders' own end, which looks at the whole host.
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -81,7 +80,7 @@ test("an ordinary user is told what root has beyond, and of a device that is not
   chmodSync(folder, 0o755);
   for (const path of [home, join(home, ".local"), join(home, ".local/share"), data, join(data, "guest")]) chownSync(path, nobody, nobody);
   const [file = "", ...args] = casemate.commandLine(["check", "--json"]).filter((word) => word !== "--root" && word !== casemate.folders.data);
-  const { stdout } = await runProcess("setpriv", [`--reuid=${nobody}`, `--regid=${nobody}`, "--clear-groups", "--inh-caps=-all", file, ...args], { cwd: "/", timeoutMs: 120_000, okExitCodes: [0, 1], env: { PATH: process.env["PATH"], HOME: home } });
+  const { stdout } = await runAsNobody(file, args, { timeoutMs: 120_000, okExitCodes: [0, 1], env: { PATH: process.env["PATH"], HOME: home } });
   const report = JSON.parse(stdout.toString()) as Report; // printed by the command's check.ts
   assert.equal(report.canRun, true, stdout.toString());
   assert.deepEqual([named(report, "user").state, named(report, "user").code], ["degraded", "not_root"]);
@@ -89,7 +88,7 @@ test("an ordinary user is told what root has beyond, and of a device that is not
   const accelerator = named(report, "accelerator");
   if (existsSync("/dev/kvm")) {
     // The mode of the device decides; where it is everybody's, it is tried as for root.
-    const closed = await runProcess("setpriv", [`--reuid=${nobody}`, `--regid=${nobody}`, "--clear-groups", "test", "-w", "/dev/kvm"], { okExitCodes: [0, 1] });
+    const closed = await runAsNobody("test", ["-w", "/dev/kvm"], { okExitCodes: [0, 1] });
     if (closed.exitCode === 1) assert.deepEqual([accelerator.code, accelerator.fix], ["kvm_permission", "usermod -aG kvm $USER, then log in again"]);
     else assert.ok(["kvm_works", "kvm_silent", "kvm_slow", "kvm_failed"].includes(accelerator.code), accelerator.code);
   } else assert.equal(accelerator.code, "kvm_missing");
