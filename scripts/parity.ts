@@ -26,7 +26,7 @@ async function main(): Promise<void> {
   for (const problem of problems) console.log(problem);
   const count = (verdict: string): number => rows.filter((row) => row.verdict === verdict).length;
   const missing = names.filter((name) => !rows.some(({ id }) => id === name)).length;
-  console.log(`${rows.length} rows: ${count("same")} same, ${count("better")} better, ${count("differs")} differ, ${count("open")} open; ${missing} missing; ${problems.length} problems`);
+  console.log(`${rows.length} rows: ${count("same")} same, ${count("better")} better, ${count("differs")} differ, ${count("open")} open (storage part); ${missing} missing; ${problems.length} problems`);
   process.exitCode = problems.length === 0 ? 0 : 1;
 }
 

@@ -12,13 +12,14 @@ const cases: readonly (readonly [line: string, problem: string | undefined])[] =
   ["| D1 | better | `a.ts` | `a.test.ts` | |", "D1: better how"],
   ["| D1 | differs | `a.ts` | `a.test.ts` | because |", "D1: differs, but no decision says why"],
   ["| D1 | differs | `a.ts` | `a.test.ts` | docs/adr/0016 |", undefined],
-  ["| D1 | open | | | |", "D1: open, but for what"],
+  ["| D1 | open | | | |", "D1: open, and not of the storage part"],
+  ["| D1 | open | | | some day |", "D1: open, and not of the storage part"],
   ["| D1 | open | | | storage part |", undefined],
   ["| D1 | same | `b.ts` | `a.test.ts` | |", "D1: b.ts does not exist"],
   ["| D1 | same | `a.ts` | | |", "D1: no test does not exist"],
   ["| D1 | same | `a.ts` | `a.ts` | |", "D1: no test of a.ts has it in its title"],
   ["| D2 | open | | | storage part |", "D1: is missing,D2: is no row of the inventory"],
-  ["| D1 | open | | | x |\n| D1 | open | | | x |", "D1: is there twice"],
+  ["| D1 | open | | | storage part |\n| D1 | open | | | storage part |", "D1: is there twice"],
 ];
 
 test("parityProblems() finds what is missing, strange, doubled or untrue", () => {

@@ -29,7 +29,7 @@ describe("the command line", () => {
     assert.deepEqual(JSON.parse(await casemate.ok(["version", "--format", "json"])), { Version: version, Node: "24.21.0", Os: "linux", Arch: "x64" });
   });
 
-  test("a mistake is named, with the nearest name or the way to the help", async () => {
+  test("D21: what is not offered is an error; a mistake is named, with the nearest name or the way to the help", async () => {
     const cases: readonly (readonly [args: readonly string[], stderr: string])[] = [
       [["rnu"], "casemate: unknown command 'rnu'\nhint: did you mean run? see `casemate --help`\n"],
       [["exce", "x", "sh"], "casemate: unknown command 'exce'\nhint: did you mean exec? see `casemate --help`\n"],

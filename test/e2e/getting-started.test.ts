@@ -13,7 +13,7 @@ const casemate = useCasemate();
 /** One command boots at most one VM. */
 const commandTimeoutMs = 120_000;
 
-test("getting-started.md shows what its commands print", { skip: requires("root") }, async () => {
+test("D22: getting-started.md shows what its commands print", { skip: requires("root") }, async () => {
   const folder = join(casemate.folders.data, "walk");
   const bin = join(folder, "bin");
   mkdirSync(bin, { recursive: true });

@@ -44,7 +44,7 @@ async function casemate(...args: readonly string[]): Promise<RunResult> {
 
 const run = ["run", "--rm", "-q", "--template", "off"];
 
-test("a container without a network runs, with all state in the user's folders", { skip, timeout: timeoutMs }, async () => {
+test("2.6 Rootless: a container without a network runs, with all state in the user's folders", { skip, timeout: timeoutMs }, async () => {
   const { exitCode, stdout, stderr } = await casemate(...run, "--network", "none", "busybox", "sh", "-c", "id -u; echo $0");
   assert.deepEqual([exitCode, stdout.toString()], [0, "0\nsh\n"], stderr);
   assert.ok(existsSync(join(home, ".local/share/casemate/images")));

@@ -9,7 +9,7 @@ import { toTaskMetrics } from "./task-metrics.ts";
 
 const entry = (major: bigint, op: string, value: bigint): { major: bigint; minor: bigint; op: string; value: bigint } => ({ major, minor: 0n, op, value });
 
-test("D8, D12: every list, device and interface arrives, user and system time the right way round", () => {
+test("D8, D12, 2.6 Metrics families (shim), 2.6 Metrics (agent, guest): every list, device and interface arrives, user and system time the right way round", () => {
   const metrics = anyUnpack(toTaskMetrics(create(StatsContainerResponseSchema, {
     cgroupStats: {
       cpuStats: { cpuUsage: { totalUsage: 9_000n, usageInUsermode: 6_000n, usageInKernelmode: 3_000n }, throttlingData: { periods: 5n, throttledPeriods: 2n, throttledTime: 4_000n } },
@@ -38,7 +38,7 @@ test("toTaskMetrics() of a guest that says nothing is all zeros", () => {
   assert.deepEqual([metrics?.cpu?.usageUsec, metrics?.memory?.usage, metrics?.io?.usage, metrics?.network], [0n, 0n, [], []]);
 });
 
-test("CPU time and memory of a process are read whatever its name is", () => {
+test("2.6 Metrics (VMM): CPU time and memory of a process are read whatever its name is", () => {
   assert.equal(parseCpuTicks("12 (a) b (c)) S 1 12 12 0 -1 4194560 1 2 3 4 70 30 5 6 20 0 1 0 1"), 100);
   assert.deepEqual([parseKib("Rss:  9 kB\nPss:      123 kB\nPss_Dirty: 7 kB\n", "Pss"), parseKib("", "Pss")], [123, undefined]);
 });

@@ -117,7 +117,7 @@ test("1.3 checkSandboxRunning: what needs the guest is refused in a paused sandb
   }
 });
 
-test("1.3 checkSandboxRunning: a sandbox that is over answers by name", async () => {
+test("1.2 error texts, 1.3 checkSandboxRunning: a sandbox that is over answers by name", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();
   await reach.running(sandbox, fixture);

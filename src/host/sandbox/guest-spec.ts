@@ -70,6 +70,18 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
   };
 }
 
+/** A hook that runs in the container, as crun runs it in the guest; all others run on the host (config.md of the runtime spec, "POSIX-platform Hooks"). */
+const guestHook = "startContainer";
+
+/**
+ * The hooks of the host are run by whoever has the caller's namespaces, before or after it calls us.
+ * @throws RuntimeError `unimplemented` (reason `host_hooks`).
+ */
+export function refuseHostHooks({ hooks = {} }: RunnableSpec): void {
+  const [first] = Object.entries(hooks).filter(([name, list]) => name !== guestHook && list.length > 0);
+  if (first !== undefined) throw new RuntimeError("unimplemented", `hooks of kind "${first[0]}" run on the host, which this version does not do`, { reason: "host_hooks", hint: `take them out of config.json, or make them ${guestHook} hooks, which run in the container` });
+}
+
 function withInit(process: RunnableSpec["process"], init: InitKind): RunnableSpec["process"] {
   if (init === "none") return process;
   return { ...process, args: [initPath, "--", ...(init === "idle" ? [idlePath, "infinity"] : process.args)] };

@@ -39,7 +39,7 @@ test("D10: a cpuset that cannot be read is an error, and no target of 0", () => 
   assert.deepEqual([...parseCpuset("")], []);
 });
 
-test("2.2 Memory target, 2.2 Huge pages: limits and huge pages together, a default for those without", () => {
+test("2.2 Memory target: limits and huge pages together, a default for those without", () => {
   const target = (...containers: OciResources[]): number => targetSize(base, containers).memoryBytes;
   assert.equal(target(), base.memoryBytes);
   assert.equal(target(memory(500 * mebibyte)), upToStep(guestOverheadBytes + 500 * mebibyte));

@@ -3,8 +3,9 @@ import { test, type TestContext } from "node:test";
 import { eventually, orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError, type ErrorCode } from "../../shared/base/errors.ts";
 import { Logger } from "../../shared/base/log.ts";
+import type { RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import { SandboxFixture } from "../../../test/support/sandbox-fixture.ts";
-import { containerRequest, execRequest } from "../../../test/support/sandbox-requests.ts";
+import { containerRequest, execRequest, plainSpec } from "../../../test/support/sandbox-requests.ts";
 import type { Sandbox } from "./sandbox.ts";
 
 const failsWith = (code: ErrorCode, text: RegExp) => (error: unknown): boolean => RuntimeError.is(error, code) && text.test(describeError(error));
@@ -222,6 +223,26 @@ test("1.3 ContainerConfig.valid: a container without a usable id is refused befo
     await assert.rejects(sandbox.createContainer(containerRequest(containerId), within), (error) => RuntimeError.is(error, "invalid_argument") && error.reason === "bad_id", containerId);
   }
   assert.equal(fixture.agent.calls.filter((call) => call.startsWith("createContainer")).length, 0);
+  await sandbox.stop(0);
+});
+
+test("2.2 static_sandbox_resource_mgmt: a sandbox has memory for the containers it has, and gives it back", async () => {
+  using fixture = await SandboxFixture.open();
+  const sandbox = await fixture.create();
+  const limited = (limit: number): RunnableSpec => ({ ...plainSpec, linux: { resources: { memory: { limit } } } });
+  const sizes: number[] = [];
+  const note = (): void => { sizes.push(fixture.vm.pluggedMemoryBytes); };
+  note();
+  for (const id of ["c1", "c2"]) {
+    await sandbox.createContainer(containerRequest(id, limited(2 * 1024 ** 3)), within);
+    note();
+  }
+  for (const id of ["c2", "c1"]) {
+    await sandbox.deleteContainer(id, within);
+    note();
+  }
+  assert.ok((sizes[0] ?? 0) < (sizes[1] ?? 0) && (sizes[1] ?? 0) < (sizes[2] ?? 0), sizes.join());
+  assert.deepEqual(sizes.slice(3), [sizes[1], sizes[0]]);
   await sandbox.stop(0);
 });
 

@@ -19,7 +19,7 @@ import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./creat
 import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
 
-import { bundleSharesPid } from "./guest-spec.ts";
+import { bundleSharesPid, refuseHostHooks } from "./guest-spec.ts";
 import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
@@ -237,6 +237,7 @@ export class Sandbox {
     return this.#queue.run(async () => {
       const { containerId } = request;
       if (!containerIdPattern.test(containerId)) throw new RuntimeError("invalid_argument", `container id "${containerId.slice(0, 140)}": only letters, digits, "_", "." and "-", at most 128, beginning with a letter or digit`, { reason: "bad_id" });
+      refuseHostHooks(request.spec);
       this.#requireRunning(`create container "${containerId}"`);
       if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
       const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, sharedPidNamespace: () => this.#sharedPidNamespace(), removeFromGuest: (id: string) => this.#removeFromGuest(id) };

@@ -67,6 +67,12 @@ test("qemuArguments() has the devices that are never plugged", () => {
   assert.ok(!valuesOf(qemuArguments({ ...base, pluggableMemoryBytes: 0 }), "-device").some((device) => device.startsWith("virtio-mem")));
 });
 
+test("2.2 vCPU pinning, 2.2 NUMA: qemuArguments() has one memory node, and leaves the vCPUs to the host", () => {
+  const args = qemuArguments({ ...base, maxVcpus: 8 });
+  for (const option of ["-numa", "-thread-context", "-overcommit"]) assert.ok(!args.includes(option), option);
+  assert.deepEqual(valuesOf(args, "-object").filter((value) => /host-nodes|cpu-affinity/.test(value)), []);
+});
+
 test("qemuArguments() names no path of the host: QEMU gets descriptors, each number once", () => {
   const paths = qemuArguments({ ...base, memoryMode: "shared" }).filter((arg) => /(^|=)\/(?!proc\/self\/fd\/|dev\/fdset\/)/.test(arg));
   assert.deepEqual(paths, []);

@@ -163,7 +163,7 @@ test("a plug whose caller gave up leaves nothing, though QEMU did it after all",
   assert.deepEqual(double.vmm.held, []);
 });
 
-test("memory is set within what can be plugged", async () => {
+test("D20: memory is set within what can be plugged", async () => {
   const hotPlug = newHotPlug();
   await hotPlug.resizeMemory(32 * mebibyte);
   assert.equal(double.vmm.requestedMemory, 32 * mebibyte);
