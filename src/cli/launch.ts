@@ -37,7 +37,7 @@ export interface LaunchOptions {
 export async function makeContainer(options: ContainerOptions, launch: LaunchOptions, wait: WaitOptions): Promise<ContainerRecord> {
   const progress = new Progress({ quiet: launch.quiet });
   try {
-    const image = await ensureImage(launch.folders, options.image, { ...wait, pull: launch.pull ?? "missing", onProgress: progress.step });
+    const image = await ensureImage(launch.folders, options.image, { ...wait, pull: launch.pull ?? "missing", onProgress: progress.step, ...(!launch.quiet && { onBlobs: progress.blobs }) });
     const cidFile = CidFile.claim(launch.cidFile);
     try {
       const record = createContainer(launch.folders, options, image);

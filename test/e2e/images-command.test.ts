@@ -8,9 +8,11 @@ import { after, before, test } from "node:test";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { useCasemate } from "../support/cli.ts";
-import { compress, pushLayout, writeOciLayout } from "../support/image-fixture.ts";
+import { compress, pushLayout, randomLayer, writeOciLayout } from "../support/image-fixture.ts";
 import { tarBytes } from "../support/memory-archive.ts";
 import { Podman } from "../support/podman.ts";
+import { Pty } from "../support/pty.ts";
+import { RegistryFront } from "../support/registry-front.ts";
 import { Registry } from "../support/registry.ts";
 import { requires } from "../support/requires.ts";
 
@@ -107,6 +109,32 @@ test("pull -q prints the id alone, which images -q lists and rmi takes", { skip,
   assert.equal(id, `sha256:${inspected?.Id ?? ""}`);
   assert.match(await casemate.ok(["rmi", id.slice("sha256:".length, "sha256:".length + 8)]), /^Untagged: /);
   assert.equal(await casemate.ok(["images", "-q"]), "");
+});
+
+test("pull shows bars with sizes and rates on a terminal, lines without one, and with -q nothing", { skip, timeout: timeoutMs }, async () => {
+  const layout = join(folder, "two-layers");
+  writeOciLayout(layout, [randomLayer("large", 4_000_000), randomLayer("small", 10_000)]);
+  await pushLayout(layout, `${registry.address}/test/two:v1`);
+  await using front = await RegistryFront.start(registry.address, "stall");
+  const reference = `${front.address}/test/two:v1`;
+  const bar = /\n {2}[0-9a-f]{12} \[(?:\x1b\[32m)?=+(?:\x1b\[39m)? +\] [\d.]+MB \/ [\d.]+MB {2}[\d.]+[kM]?B\/s$/;
+  for (const [env, coloured] of [[{}, true], [{ NO_COLOR: "1" }, false]] as const) {
+    front.behaviour = "stall";
+    await using pty = Pty.run(casemate.commandLine(["pull", reference]), { columns: 100, env: { NO_COLOR: undefined, ...env } });
+    await pty.waitFor(bar, { timeoutMs });
+    assert.match(pty.output, /pulling \S+: [\d.]+MB, [\d.]+[kM]?B\/s, [01] of 2 blobs\r\n/);
+    assert.equal(pty.output.includes("\x1b[32m"), coloured);
+    front.goOn();
+    assert.equal(await pty.exit({ timeoutMs }), 0);
+    assert.ok(pty.output.endsWith(`\x1b[J${reference}\r\n`), "nothing stays but the name");
+    await casemate.ok(["rmi", reference]);
+  }
+  const { code, stdout, stderr } = await casemate.run(["pull", reference], { timeoutMs });
+  assert.deepEqual([code, stdout], [0, `${reference}\n`], stderr);
+  assert.match(stderr, /^casemate: pulling \S+ \.\.\.\n(casemate: blob [0-9a-f]{12}: copied(, [\d.]+[kM]?B)?\n){2}casemate: preparing the image \.\.\.\n$/);
+  assert.match((await casemate.run(["pull", reference], { timeoutMs })).stderr, /(casemate: blob [0-9a-f]{12}: here already\n){2}/);
+  assert.equal((await casemate.run(["pull", "-q", reference], { timeoutMs })).stderr, "");
+  await casemate.ok(["rmi", reference]);
 });
 
 test("images prints docker's columns", { skip, timeout: timeoutMs }, async () => {

@@ -2,11 +2,10 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { closeSync, openSync, writeSync } from "node:fs";
 import type { Socket } from "node:net";
 import { eventually } from "../../src/shared/base/deadline.ts";
-import { call } from "../../src/shared/linux/libc.ts";
 import { pollableStream } from "../../src/shared/linux/pollable-stream.ts";
+import { openPseudoTerminal, setTerminalSize } from "../../src/shared/linux/pseudo-terminal.ts";
 
-const O_RDWR = 2, O_NOCTTY = 0o400, O_CLOEXEC = 0o2000000;
-const TIOCSWINSZ = 0x5414;
+const O_RDWR = 2, O_NOCTTY = 0o400;
 
 /** Options of {@link Pty.run}. */
 export interface PtyOptions {
@@ -49,12 +48,8 @@ export class Pty {
 
   /** Starts a program on a new terminal. */
   static run(commandLine: readonly [string, ...string[]], options: PtyOptions = {}): Pty {
-    const master = call("int posix_openpt(int)", O_RDWR | O_NOCTTY | O_CLOEXEC);
-    call("int grantpt(int)", master);
-    call("int unlockpt(int)", master);
-    const name = Buffer.alloc(64);
-    call("int ptsname_r(int, void *, unsigned long)", master, name, name.length);
-    return new Pty(master, name.toString("latin1", 0, name.indexOf(0)), commandLine, options);
+    const { master, slavePath } = openPseudoTerminal();
+    return new Pty(master, slavePath, commandLine, options);
   }
 
   /** All that the terminal has shown, with its carriage returns. */
@@ -73,10 +68,7 @@ export class Pty {
 
   /** Changes the window's size; the program gets SIGWINCH. */
   resize(rows: number, columns: number): void {
-    const size = Buffer.alloc(8);
-    size.writeUInt16LE(rows, 0);
-    size.writeUInt16LE(columns, 2);
-    call("int ioctl(int, unsigned long, void *)", this.#master, TIOCSWINSZ, size);
+    setTerminalSize(this.#master, rows, columns);
   }
 
   /** The terminal's settings as `stty -g` prints them: equal strings are equal settings. */

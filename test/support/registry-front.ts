@@ -11,6 +11,7 @@ export class RegistryFront {
   readonly blobsAsked: string[] = [];
   readonly #server: Server;
   #onStall: () => void = () => undefined;
+  #waiting: (() => void)[] = [];
 
   private constructor(server: Server, address: string, behaviour: Behaviour) {
     this.#server = server;
@@ -35,6 +36,12 @@ export class RegistryFront {
     return new Promise((resolve) => { this.#onStall = resolve; });
   }
 
+  /** Lets everybody have the rest of what they wait for, and more. */
+  goOn(): void {
+    this.behaviour = "pass";
+    for (const finish of this.#waiting.splice(0)) finish();
+  }
+
   async #answer(upstream: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
     if (this.behaviour === "unauthorized") {
       response.writeHead(401, { "WWW-Authenticate": "Basic realm=\"test\"", "Docker-Distribution-Api-Version": "registry/2.0" });
@@ -52,6 +59,7 @@ export class RegistryFront {
       response.end(body);
       return;
     }
+    this.#waiting.push(() => { response.end(body.subarray(body.length / 2)); });
     response.write(body.subarray(0, body.length / 2), () => this.#onStall());
   }
 

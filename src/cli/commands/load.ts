@@ -13,7 +13,7 @@ export function define(command: Command): void {
       const folders = foldersOf(command);
       const progress = new Progress({ quiet: quiet ?? false });
       try {
-        const options = { onProgress: progress.step };
+        const options = { onProgress: progress.step, ...(quiet !== true && { onBlobs: progress.blobs }) };
         const names = input === undefined ? await loadFromStream(folders, process.stdin, options) : await loadImages(folders, input, options);
         progress.done();
         for (const name of names) process.stdout.write(`Loaded image: ${shownName(formatImageName(parseImageName(name)))}\n`);

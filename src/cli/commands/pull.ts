@@ -15,7 +15,7 @@ export function define(command: Command): void {
       const progress = new Progress({ quiet: flags.quiet ?? false });
       const abort = new StartAbort();
       try {
-        const image = await pullImage(folders, reference, { onProgress: progress.step, signal: abort.signal });
+        const image = await pullImage(folders, reference, { onProgress: progress.step, ...(flags.quiet !== true && { onBlobs: progress.blobs }), signal: abort.signal });
         // Made now, so that the first run need not wait for it; a damaged image is found here too.
         await new ImageStore(folders).open(image, progress.step);
         progress.done();

@@ -1,7 +1,7 @@
 import { closeSync } from "node:fs";
 import type { Socket } from "node:net";
+import { setTerminalSize } from "../../shared/linux/pseudo-terminal.ts";
 import type { Stdio } from "../../shared/protocol/gen/casemate_pb.ts";
-import { setTerminalSize } from "../linux/console-socket.ts";
 import { makePipe, pipeStream, terminalStream } from "../linux/pipes.ts";
 import type { TerminalSource } from "../linux/terminal-source.ts";
 import type { ChildStdio } from "./crun.ts";

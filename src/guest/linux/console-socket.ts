@@ -6,7 +6,6 @@ import { setNonBlocking } from "./pipes.ts";
 import type { TerminalSource } from "./terminal-source.ts";
 
 const SOCK_CLOEXEC = 0o2000000, SOL_SOCKET = 1, SCM_RIGHTS = 1, MSG_DONTWAIT = 0x40, MSG_CMSG_CLOEXEC = 0x40000000;
-const TIOCSWINSZ = 0x5414;
 
 /** Where crun hands over the master of a process's terminal (the OCI runtimes' --console-socket). */
 export class ConsoleSocket implements TerminalSource {
@@ -59,12 +58,4 @@ function receiveDescriptor(socket: number): number {
   const got = message.readBigUInt64LE(40) >= 20n && control.readInt32LE(8) === SOL_SOCKET && control.readInt32LE(12) === SCM_RIGHTS;
   if (!got) throw new RuntimeError("internal", "receive terminal from crun: no descriptor came");
   return control.readInt32LE(16);
-}
-
-/** TIOCSWINSZ: sets the terminal's size; the processes in it get SIGWINCH. */
-export function setTerminalSize(master: number, rows: number, columns: number): void {
-  const size = Buffer.alloc(8);
-  size.writeUInt16LE(Math.min(rows, 0xffff), 0);
-  size.writeUInt16LE(Math.min(columns, 0xffff), 2);
-  call("int ioctl(int, unsigned long, void *)", master, TIOCSWINSZ, size);
 }

@@ -1,8 +1,6 @@
 import { closeSync } from "node:fs";
-import { call } from "../../shared/linux/libc.ts";
+import { openPseudoTerminal } from "../../shared/linux/pseudo-terminal.ts";
 import type { TerminalSource } from "./terminal-source.ts";
-
-const O_RDWR = 2, O_NOCTTY = 0o400, O_CLOEXEC = 0o2000000;
 
 /** A terminal made here, for a process that crun does not start. */
 export class OwnTerminal implements TerminalSource {
@@ -16,12 +14,8 @@ export class OwnTerminal implements TerminalSource {
   }
 
   static open(): OwnTerminal {
-    const master = call("int posix_openpt(int)", O_RDWR | O_NOCTTY | O_CLOEXEC);
-    call("int grantpt(int)", master);
-    call("int unlockpt(int)", master);
-    const name = Buffer.alloc(64);
-    call("int ptsname_r(int, void *, unsigned long)", master, name, name.length);
-    return new OwnTerminal(master, name.toString("latin1", 0, name.indexOf(0)));
+    const { master, slavePath } = openPseudoTerminal();
+    return new OwnTerminal(master, slavePath);
   }
 
   takeMaster(): number {

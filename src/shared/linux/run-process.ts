@@ -19,6 +19,8 @@ export interface RunOptions extends WaitOptions {
   readonly input?: string | Uint8Array;
   /** Most bytes kept of each of stdout and stderr; more is an error. Default 16 MiB. */
   readonly maxOutputBytes?: number;
+  /** A descriptor that standard output goes to instead; it stays the caller's, and the result has none of it. */
+  readonly stdout?: number;
   /** Called with each piece of stderr as it comes, for progress. */
   readonly onStderr?: (text: string) => void;
   /** Exit codes that are success. Default: 0. */
@@ -54,7 +56,7 @@ export async function runProcess(file: string, args: readonly string[], options:
     cwd: options.cwd,
     env: options.env ?? cleanEnvironment(),
     detached: true,
-    stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
+    stdio: [options.input === undefined ? "ignore" : "pipe", options.stdout ?? "pipe", "pipe"],
   });
   trackOwnChild(child);
   const stdout: Buffer[] = [];

@@ -6,6 +6,7 @@ import { RuntimeError, isErrnoException, type ErrorCode, type ErrorDetails } fro
 import { runProcess } from "../../../shared/linux/run-process.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import { diskFullHint, storageError } from "../../store/storage-error.ts";
+import { watchBlobs, type BlobProgress } from "./blob-progress.ts";
 import { busyboxImageName, ensureBusyboxImage } from "./busybox-image.ts";
 import { formatImageName, parseImageName } from "./image-name.ts";
 import { ImageStore, type RunnableImage, type StoredImage } from "./image-store.ts";
@@ -14,6 +15,8 @@ import { skopeoEnvironment } from "./registry-login.ts";
 /** Options of {@link pullImage} and {@link ensureImage}. */
 export interface PullOptions extends WaitOptions {
   readonly onProgress?: (what: string) => void;
+  /** Called with all blobs of the image that have begun, each time one of them has changed. */
+  readonly onBlobs?: (blobs: readonly BlobProgress[]) => void;
 }
 
 /** Where skopeo can copy from; what has no transport is a registry's name. */
@@ -80,6 +83,7 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
 }
 
 async function copy(reference: string, source: string, folder: string, options: PullOptions): Promise<void> {
+  const { onBlobs } = options;
   const insecure = /^docker:\/\/(localhost:|127(\.\d+){3}[:/]|\[::1\][:/])/.test(source);
   // As docker's own command does; skopeo does not look at it.
   const dockerHost = process.env["DOCKER_HOST"];
@@ -88,7 +92,7 @@ async function copy(reference: string, source: string, folder: string, options: 
   const args = [
     // Nobody else would end it, should this process be killed.
     "--pdeathsig", "KILL", "skopeo",
-    "--tmpdir", temporary, "copy", "--quiet", "--retry-times", "2",
+    "--tmpdir", temporary, "copy", ...(onBlobs === undefined ? ["--quiet"] : []), "--retry-times", "2",
     // docker's rule: a registry on this machine need not have a certificate.
     ...(insecure ? ["--src-tls-verify=false"] : []),
     ...(source.startsWith("docker-daemon:") && dockerHost !== undefined ? ["--src-daemon-host", dockerHost] : []),
@@ -96,7 +100,8 @@ async function copy(reference: string, source: string, folder: string, options: 
     "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`,
   ];
   try {
-    await runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: pullEnvironment(temporary) });
+    const run = async (stdout?: number): Promise<unknown> => runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: pullEnvironment(temporary), ...(stdout !== undefined && { stdout }) });
+    await (onBlobs === undefined ? run() : watchBlobs(onBlobs, run));
   } catch (error) {
     throw classify(reference, [folder, source, source.replace("docker://", "").replace(/[:@][^/]*$/, "")], error);
   }
