@@ -8,7 +8,7 @@ import { runTestFiles } from "../../scripts/test-runner/run-file.ts";
 import { VmCount } from "../../scripts/test-runner/vm-count.ts";
 import { Deadline } from "../../src/shared/base/deadline.ts";
 import { describeError } from "../../src/shared/base/errors.ts";
-import { type LabOrder, aliveIntervalMs, labFiles, tell } from "./report.ts";
+import { type Crashable, type LabOrder, aliveIntervalMs, labFiles, nodeCrashed, tell } from "./report.ts";
 
 const root = join(import.meta.dirname, "../..");
 const share = process.argv[2] ?? "";
@@ -20,15 +20,26 @@ async function main(): Promise<void> {
   adoptOrphans();
   const vms = new VmCount();
   // Here the product meets this machine for the first time: it finds KVM by itself and makes its template with it.
-  await prepareMachine(root).then(console.log, (error: unknown) => tell(share, { type: "problem", text: `prepare the machine: ${describeError(error)}` }));
+  const preparation = await unlessNodeCrashes(() => prepareMachine(root).then((text) => ({ text, problems: [] }), (error: unknown) => ({ text: "", problems: [describeError(error)] })));
+  console.log(preparation.text);
+  for (const problem of preparation.problems) tell(share, { type: "problem", text: `prepare the machine: ${problem}` });
   for (const file of order.files) {
     const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
-    const result = await runTestFiles({ root, title: `${file}, in the lab guest`, files: [file], outputFolder, timeoutMs: deadline.remainingMs });
-    tell(share, { type: "result", file, result });
+    const run = () => runTestFiles({ root, title: `${file}, in the lab guest`, files: [file], outputFolder, timeoutMs: deadline.remainingMs });
+    tell(share, { type: "result", file, result: await unlessNodeCrashes(run) });
   }
   vms.stop();
   clearInterval(alive);
   tell(share, { type: "end", vmCount: vms.count, vmSeconds: vms.seconds });
+}
+
+/** Runs something again when Node crashed at its start: the emulator's fault (docs/lab-guest.md). Later, it may have left things behind, and only a new guest helps. */
+async function unlessNodeCrashes<Result extends Crashable>(run: () => Promise<Result>): Promise<Result> {
+  for (let triesLeft = 4; ; triesLeft--) {
+    const result = await run();
+    if (triesLeft === 0 || !nodeCrashed(result) || (result.outcomes ?? []).length > 0) return result;
+    console.log(`Node crashed: ${result.problems.join("; ")}`);
+  }
 }
 
 await main();

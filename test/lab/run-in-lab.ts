@@ -7,7 +7,7 @@ import { Deadline, eventually } from "../../src/shared/base/deadline.ts";
 import { flockExclusive } from "../../src/shared/linux/flock.ts";
 import { terminateGroup } from "../../src/shared/linux/run-process.ts";
 import { startLabGuest } from "./lab-guest.ts";
-import { type LabLine, type LabOrder, labFiles, readReport } from "./report.ts";
+import { type LabLine, type LabOrder, labFiles, nodeCrashed, readReport } from "./report.ts";
 
 /** Which test files to run in a lab guest. */
 export interface LabRun {
@@ -37,8 +37,8 @@ export interface LabSummary {
   readonly vmSeconds: number;
 }
 
-/** A guest that stops for ever is QEMU's fault (docs/lab-guest.md), not the tests': one more is booted for the rest. */
-const maxBoots = 2;
+/** A guest that stops for ever is QEMU's fault (docs/lab-guest.md), not the tests': another is booted for the rest. */
+const maxBoots = 3;
 /** From QEMU's start to the first word, on a loaded machine; 7 s on an idle one. */
 const firstWordMs = 150_000;
 /** The guest says something every 2 s; both its CPUs may be busy for a while. */
@@ -90,11 +90,6 @@ async function bootUntilDone(run: LabRun, deadline: Deadline): Promise<LabSummar
     if (failure !== undefined) failures.push(failure);
   }
   return { boots, failures, missing: [...left], vmCount: ended?.vmCount ?? 0, vmSeconds: ended?.vmSeconds ?? 0 };
-}
-
-/** V8 stops itself now and then in the lab (a failed check of its code pages, never seen outside): no test's fault either. */
-function nodeCrashed({ problems, outcomes }: FileResult): boolean {
-  return outcomes.every(({ outcome }) => outcome === "passed") && problems.some((text) => / ended by SIG(TRAP|ILL|SEGV)$/.test(text));
 }
 
 interface BootEnd {
