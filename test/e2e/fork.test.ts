@@ -93,6 +93,11 @@ describe("copies of a living sandbox", { skip }, () => {
     await casemate.ok(["fork", "c", "--name", "d"]);
     await countsTo("d", ({ length }) => length >= 3);
     assert.deepEqual((await casemate.ok(["snapshot", "ls", "--format", "json"])).split("\n").map((line) => { const { Name: name, Containers: containers } = JSON.parse(line) as Record<string, string>; return { name, containers }; }), [{ name: "s", containers: "a" }]);
+    await casemate.ok(["rename", "c", "other"]);
+    const kept = await casemate.run(["rmi", "busybox"]);
+    assert.equal(kept.code, 1);
+    assert.match(kept.stderr, /image "busybox" is used by (container other, .*)?snapshot s/);
+    await casemate.ok(["rename", "other", "c"]);
     const taken = await casemate.run(["snapshot", "create", "s", "c"]);
     assert.equal(taken.code, 125);
     assert.match(taken.stderr, /snapshot "s" exists already\nhint: /);

@@ -1,13 +1,11 @@
 import { Option, type Command } from "commander";
-import { findTemplate, listTemplates, pruneTemplates, removeTemplate } from "../../host/template/template-store.ts";
-import { releaseTemplateMemory } from "../../host/template/template-memory.ts";
+import { findTemplate, listTemplates, pruneTemplates, shownKeyLength } from "../../host/template/template-store.ts";
+import { deleteTemplate, releaseTemplateMemory } from "../../host/template/template-memory.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { forEach } from "./each.ts";
 import { formatSize } from "../format/size.ts";
 import { formatJsonLines, formatTable } from "../format/table.ts";
 import { formatAgo, formatTime } from "../format/time.ts";
-
-const shownKeyLength = 12;
 
 export function define(command: Command): void {
   command.addHelpText("after", "\nExamples:\n  casemate template ls\n  casemate template prune --all");
@@ -25,11 +23,7 @@ export function define(command: Command): void {
   command.command("rm").description("remove templates; containers that run stay").argument("<key...>")
     .action(async (keys: readonly string[]) => {
       const folders = foldersOf(command);
-      await forEach(keys, globalOptions(command).debug ?? false, async (prefix) => {
-        const { key } = findTemplate(folders, prefix);
-        removeTemplate(folders, key);
-        await releaseTemplateMemory(folders, key);
-      });
+      await forEach(keys, globalOptions(command).debug ?? false, async (prefix) => deleteTemplate(folders, findTemplate(folders, prefix).key));
     });
   command.command("prune").description("remove templates that were not used for long").option("-a, --all", "all of them")
     .action(async (flags: { readonly all?: boolean }) => {

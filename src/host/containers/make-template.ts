@@ -139,7 +139,7 @@ async function prepareContainer(sandbox: Sandbox, { record, stdin }: NonNullable
     io: { terminal: record.terminal, stdin, log: undefined, holdOutput: true }, terminalSize: undefined,
     rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: layerPath, options: ["rw"] }],
   }, { timeoutMs: makeTimeoutMs });
-  return { containerId: preparedId, guestPid: container.init.guestPid, streamId: firstStreamId, layerDiskId: sandbox.diskId(layerPath), title: [record.image, ...record.entrypoint, ...record.command].join(" ") };
+  return { containerId: preparedId, guestPid: container.init.guestPid, streamId: firstStreamId, layerDiskId: sandbox.diskId(layerPath), imageDigest: record.imageDigest, title: [record.image, ...record.entrypoint, ...record.command].join(" ") };
 }
 
 /**

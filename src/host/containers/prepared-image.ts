@@ -1,10 +1,12 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import { bootMemoryBytes, sandboxMemoryBytes, type PreparedClone } from "../sandbox/sandbox-config.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import { containerPaths, templatePaths } from "../store/paths.ts";
-import { copySparse, readTemplate } from "../template/template-store.ts";
+import { storageError } from "../store/storage-error.ts";
+import { copyPreparedLayer, readTemplate, setTemplateAside } from "../template/template-store.ts";
 import { buildSpec } from "./build-spec.ts";
 import { startMaker } from "./ensure-template.ts";
 import type { TemplateRequest } from "./make-template.ts";
@@ -17,7 +19,7 @@ interface PreparableContainer {
 }
 
 /** Raise it when what is in a prepared template changes in a way that the key does not show. */
-const format = 1;
+const format = 2;
 
 /**
  * What a start of this container could go on from: a template with the very same container waiting in
@@ -34,12 +36,19 @@ export function preparable(record: ContainerRecord, setup: HostSetup, stdin: boo
   return { key: createHash("sha256").update(facts).digest("hex").slice(0, 32), baseKey };
 }
 
-/** Gives the container its copy of the prepared one's writable layer. Undefined when there is no such template. */
+/** Gives the container its copy of the prepared one's writable layer. Undefined when there is no such template, or a damaged one, which is set aside. */
 export async function takePrepared(record: ContainerRecord, setup: HostSetup, { key }: PreparableContainer): Promise<PreparedClone | undefined> {
-  const { prepared, plugged } = readTemplate(setup.folders, key) ?? {};
-  if (prepared === undefined || plugged === undefined) return undefined;
+  const template = readTemplate(setup.folders, key);
+  if (template?.prepared === undefined) return undefined;
+  const { prepared, plugged } = template;
   const { disk } = containerPaths(setup.folders, record.containerId);
-  await copySparse(templatePaths(setup.folders, key).layer, disk);
+  try {
+    await copyPreparedLayer(setup.folders, template, disk);
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw storageError(error, `make writable layer "${disk}"`);
+    setTemplateAside(setup.folders, key);
+    return undefined;
+  }
   return { preparedId: prepared.containerId, containerId: record.containerId, guestPid: prepared.guestPid, streamId: prepared.streamId, disks: plugged.disks.map(({ diskId, lun, path }) => ({ diskId, lun, path: diskId === prepared.layerDiskId ? disk : path })) };
 }
 

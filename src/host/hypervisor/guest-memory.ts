@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { closeSync, openSync, read as readCallback, readFileSync, write as writeCallback } from "node:fs";
+import { closeSync, ftruncateSync, openSync, read as readCallback, readFileSync, write as writeCallback } from "node:fs";
 import { promisify } from "node:util";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { SyscallError, call, errno } from "../../shared/linux/libc.ts";
@@ -36,6 +36,7 @@ function nextData(fd: number, from: number, end: number): number {
 /** Copies a guest's memory between two files from their beginnings; where it is zero the target, which must be empty, stays sparse. Without a target it only looks. */
 export async function copyMemory(fromFd: number, toFd: number | undefined, bytes: number): Promise<CopiedMemory> {
   const hash = createHash("sha256");
+  if (toFd !== undefined) ftruncateSync(toFd, bytes); // it may end with zeros
   const piece = Buffer.allocUnsafe(pieceBytes);
   const number = Buffer.alloc(4);
   let usedBytes = 0;

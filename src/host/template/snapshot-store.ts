@@ -1,7 +1,7 @@
 import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
-import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { syncPath, writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { flockExclusive, isFlocked } from "../../shared/linux/flock.ts";
 import type { DiskSpec, PluggedDevices } from "../hypervisor/virtual-machine.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
@@ -91,6 +91,7 @@ export function publishSnapshot(folders: StateFolders, snapshot: Omit<Snapshot, 
   const { manifest, state } = snapshotPaths(folders, snapshot.name);
   const whole: Snapshot = { version: 1, createdAtUnixMs: Date.now(), ...snapshot, stateHash: hashState(readFileSync(state)) };
   writeFileAtomic(manifest, JSON.stringify(whole, undefined, 1));
+  syncPath(join(folders.data, "snapshots"));
   return whole;
 }
 

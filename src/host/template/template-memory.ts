@@ -11,7 +11,7 @@ import { packageRoot } from "../config/package-root.ts";
 import { snapshotPaths, templatePaths, type StateFolders } from "../store/paths.ts";
 import { endTaggedProcesses, taggedEnvironment } from "../store/tagged-process.ts";
 import { copyMemory } from "../hypervisor/guest-memory.ts";
-import { savedVmCorrupt, touchTemplate, type Template } from "./template-store.ts";
+import { removeTemplate, savedVmCorrupt, touchTemplate, type Template } from "./template-store.ts";
 
 /** The holder's descriptor with the memory. */
 const holderFd = 3;
@@ -60,6 +60,12 @@ export async function releaseTemplateMemory(folders: StateFolders, key?: string)
   if (key !== undefined) return releaseMemory(key, templatePaths(folders, key));
   for (const one of foldersIn(join(folders.run, "templates"))) await releaseMemory(one, templatePaths(folders, one));
   for (const name of foldersIn(join(folders.run, "snapshots"))) await releaseMemory(name, snapshotPaths(folders, name));
+}
+
+/** Removes a template and lets go of its memory; VMs that were started from it have what they need. "Already gone" is success. */
+export async function deleteTemplate(folders: StateFolders, key: string): Promise<void> {
+  removeTemplate(folders, key);
+  await releaseTemplateMemory(folders, key);
 }
 
 /** As {@link openTemplateMemory}, of any saved VM. */

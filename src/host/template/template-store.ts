@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
 import type { DevicesAtStart } from "../hypervisor/virtual-machine.ts";
-import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { syncPath, writeFileAtomic } from "../../shared/linux/atomic-file.ts";
+import { isFlocked } from "../../shared/linux/flock.ts";
 import { readStateFile } from "../store/state-file.ts";
 import { templatePaths, type StateFolders } from "../store/paths.ts";
 import { copyMemory } from "../hypervisor/guest-memory.ts";
@@ -19,6 +20,8 @@ export interface PreparedContainer {
   readonly streamId: number;
   /** The disk with its writable layer; a clone starts with a copy of what is in the template's folder. */
   readonly layerDiskId: string;
+  /** Digest of the manifest of the image that it is plugged with. */
+  readonly imageDigest: string;
   /** Image and command, for people. */
   readonly title: string;
 }
@@ -43,6 +46,8 @@ export interface Template {
   readonly plugged: DevicesAtStart;
   /** The container that waits in it for its start; undefined: none. */
   readonly prepared?: PreparedContainer;
+  /** The file with that container's writable layer; the hash is {@link copyMemory}'s kind. */
+  readonly layer?: { readonly bytes: number; readonly hash: string };
   /** How long it took to boot, warm up and save. */
   readonly madeInMs: number;
 }
@@ -53,14 +58,23 @@ const maxAgeMs = 14 * 24 * 3_600_000;
 const maxTemplates = 6;
 /** A fresh layer has some 100 KiB; a slow, full disk is given its time. */
 const copyTimeoutMs = 60_000;
+const draftPrefix = ".new-", gonePrefix = ".gone-", damagedName = ".damaged";
+/** A key as people see it: enough to tell one from another. */
+export const shownKeyLength = 12;
 const keyPattern = /^[0-9a-f]{32}$/;
 
-/** The template with that key if it is there and whole in size. */
+/** The template with that key if it is there, its manifest can be read, and the rest is whole in size. */
 export function readTemplate(folders: StateFolders, key: string): Template | undefined {
-  const { manifest, memory, state } = templatePaths(folders, key);
-  const template = readStateFile(manifest) as Template | undefined; // written by publishTemplate alone
+  const { manifest, memory, state, layer } = templatePaths(folders, key);
+  let template: Template | undefined;
+  try {
+    template = readStateFile(manifest) as Template | undefined; // written by publishTemplate alone
+  } catch (error) {
+    if (!RuntimeError.is(error, "data_loss")) throw error;
+  }
   if (template === undefined) return undefined;
-  return sizeOf(memory) === template.memoryBytes && sizeOf(state) === template.stateBytes ? template : undefined;
+  const whole = sizeOf(memory) === template.memoryBytes && sizeOf(state) === template.stateBytes && (template.layer === undefined || sizeOf(layer) === template.layer.bytes);
+  return whole ? template : undefined;
 }
 
 /** Every template, the last used first. Folders that are half made or half gone are passed over. */
@@ -93,7 +107,8 @@ export interface SavedVm extends Pick<Template, "key" | "accelerator" | "kernelR
 export async function publishTemplate(folders: StateFolders, saved: SavedVm): Promise<Template> {
   const { memoryFd, statePath, layerPath, ...facts } = saved;
   const paths = templatePaths(folders, saved.key);
-  const draft = join(folders.data, "templates", `.new-${saved.key}`);
+  const parent = join(folders.data, "templates");
+  const draft = join(parent, `${draftPrefix}${saved.key}`);
   rmSync(draft, { recursive: true, force: true }); // of a maker that died
   mkdirSync(draft, { recursive: true, mode: 0o700 });
   try {
@@ -105,17 +120,19 @@ export async function publishTemplate(folders: StateFolders, saved: SavedVm): Pr
     } finally {
       closeSync(memory);
     }
-    if (layerPath !== undefined) await copySparse(layerPath, join(draft, "layer.ext4"));
+    const layer = layerPath === undefined ? undefined : await copyWhole(layerPath, join(draft, "layer.ext4"));
     syncFiles(draft);
     const state = readFileSync(statePath);
     writeFileAtomic(join(draft, "state"), state, 0o400);
     const template: Template = {
       version: 1, ...facts, createdAtUnixMs: Date.now(),
       memoryHash: copied.hash, memoryUsedBytes: copied.usedBytes, stateBytes: state.length, stateHash: hashState(state),
+      ...(layer !== undefined && { layer }),
     };
     writeFileAtomic(join(draft, "template.json"), JSON.stringify(template, undefined, 1));
     rmSync(paths.folder, { recursive: true, force: true }); // one that was found damaged
     renameSync(draft, paths.folder);
+    syncPath(parent);
     return template;
   } catch (error) {
     rmSync(draft, { recursive: true, force: true });
@@ -146,10 +163,11 @@ export function touchTemplate(folders: StateFolders, key: string): void {
 
 /** Takes a damaged template out of the way, so that the next run makes a new one; the last damaged one is kept for a look. "Already gone" is success. */
 export function setTemplateAside(folders: StateFolders, key: string): void {
-  const aside = join(folders.data, "templates", ".damaged");
-  rmSync(aside, { recursive: true, force: true });
+  const { folder } = templatePaths(folders, key);
+  const aside = join(folders.data, "templates", damagedName);
+  if (existsSync(folder)) rmSync(aside, { recursive: true, force: true });
   try {
-    renameSync(templatePaths(folders, key).folder, aside);
+    renameSync(folder, aside);
   } catch (error) {
     if (!isErrnoException(error, "ENOENT")) throw error;
   }
@@ -157,7 +175,7 @@ export function setTemplateAside(folders: StateFolders, key: string): void {
 
 /** Removes a template's files; VMs that were started from it have what they need. "Already gone" is success. */
 export function removeTemplate(folders: StateFolders, key: string): void {
-  const doomed = join(folders.data, "templates", `.gone-${key}`);
+  const doomed = join(folders.data, "templates", `${gonePrefix}${key}`);
   try {
     renameSync(templatePaths(folders, key).folder, doomed);
   } catch (error) {
@@ -166,15 +184,42 @@ export function removeTemplate(folders: StateFolders, key: string): void {
   rmSync(doomed, { recursive: true, force: true });
 }
 
-/** Removes templates that were not used for long, and all but the last used few. Returns their keys. */
+/** Removes templates that were not used for long, and all but the last used few; also what a maker, or a remover, left that has died. Returns the keys. */
 export function pruneTemplates(folders: StateFolders, options: { readonly all?: boolean } = {}): string[] {
   const oldest = Date.now() - maxAgeMs;
   const doomed = listTemplates(folders).filter(({ lastUsedUnixMs }, index) => options.all === true || index >= maxTemplates || lastUsedUnixMs < oldest).map(({ template }) => template.key);
   for (const key of doomed) removeTemplate(folders, key);
   for (const name of namesIn(join(folders.data, "templates"))) {
-    if (name.startsWith(".gone-") || name === ".damaged") rmSync(join(folders.data, "templates", name), { recursive: true, force: true });
+    const abandoned = name.startsWith(draftPrefix) && !isFlocked(templatePaths(folders, name.slice(draftPrefix.length)).makerLock);
+    if (abandoned || name.startsWith(gonePrefix) || name === damagedName) rmSync(join(folders.data, "templates", name), { recursive: true, force: true });
   }
   return doomed;
+}
+
+/** Gives a clone its copy of the prepared container's writable layer. A failure leaves no file. @throws RuntimeError `data_loss` (reason `template_corrupt`). */
+export async function copyPreparedLayer(folders: StateFolders, { key, layer }: Template, to: string): Promise<void> {
+  try {
+    const { hash } = await copyWhole(templatePaths(folders, key).layer, to);
+    if (hash !== layer?.hash) throw savedVmCorrupt(key, "its container's writable layer");
+  } catch (error) {
+    rmSync(to, { force: true });
+    throw error;
+  }
+}
+
+async function copyWhole(from: string, to: string): Promise<{ readonly bytes: number; readonly hash: string }> {
+  const source = openSync(from, "r");
+  try {
+    const target = openSync(to, "wx", 0o600);
+    try {
+      const { size } = fstatSync(source);
+      return { bytes: size, hash: (await copyMemory(source, target, size)).hash };
+    } finally {
+      closeSync(target);
+    }
+  } finally {
+    closeSync(source);
+  }
 }
 
 /** Copies a disk's file; holes stay holes, and where the file system can, the copy shares what it holds. */
@@ -184,14 +229,7 @@ export async function copySparse(from: string, to: string, options: WaitOptions 
 
 /** Makes sure that the files of a folder are on the disk: what is written after this says that they are whole. */
 export function syncFiles(folder: string): void {
-  for (const name of readdirSync(folder)) {
-    const fd = openSync(join(folder, name), "r");
-    try {
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-  }
+  for (const name of readdirSync(folder)) syncPath(join(folder, name));
 }
 
 /** SHA-256, hexadecimal. */

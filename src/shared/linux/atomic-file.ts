@@ -22,11 +22,15 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
     rmSync(temporary, { force: true });
     throw error;
   }
-  if (!durable) return;
-  const folder = openSync(dirname(path), "r");
+  if (durable) syncPath(dirname(path));
+}
+
+/** Makes sure that a file's content, or the names in a folder, are on the disk. */
+export function syncPath(path: string): void {
+  const fd = openSync(path, "r");
   try {
-    fsyncSync(folder);
+    fsyncSync(fd);
   } finally {
-    closeSync(folder);
+    closeSync(fd);
   }
 }
