@@ -3,13 +3,14 @@
 // - the parent loses no byte: a hash loop over its memory, a TCP connection, attached input
 // - a copy has an identity, disks, ports and execs of its own
 // - forks of forks, of restored and of adopted sandboxes; several at once; a chain
-// - what cannot be saved is refused, and names who keeps it from being saved
+// - what cannot be saved is refused, and names who keeps it from being saved; so is a snapshot of another CPU
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { describe, test } from "node:test";
 import { connectOwner } from "../../src/host/control/owner-client.ts";
 import { ContainerStore } from "../../src/host/store/container-store.ts";
+import { snapshotPaths } from "../../src/host/store/paths.ts";
 import { eventually, orAbandon } from "../../src/shared/base/deadline.ts";
 import { useCasemate } from "../support/cli.ts";
 import { requires } from "../support/requires.ts";
@@ -93,11 +94,16 @@ describe("copies of a living sandbox", { skip }, () => {
     await casemate.ok(["fork", "c", "--name", "d"]);
     await countsTo("d", ({ length }) => length >= 3);
     assert.deepEqual((await casemate.ok(["snapshot", "ls", "--format", "json"])).split("\n").map((line) => { const { Name: name, Containers: containers } = JSON.parse(line) as Record<string, string>; return { name, containers }; }), [{ name: "s", containers: "a" }]);
-    await casemate.ok(["rename", "c", "other"]);
+    const { manifest } = snapshotPaths(casemate.folders, "s");
+    const asSaved = readFileSync(manifest, "utf8");
+    writeFileSync(manifest, asSaved.replace(/"machineKey": "./, '"machineKey": "?'));
+    const foreign = await casemate.run(["run", "-q", "-d", "--from-snapshot", "s"]);
+    writeFileSync(manifest, asSaved);
+    assert.equal(foreign.code, 125);
+    assert.match(foreign.stderr, /start from snapshot "s": it was made with another QEMU, CPU or kernel of this host\nhint: make the snapshot anew/);
     const kept = await casemate.run(["rmi", "busybox"]);
     assert.equal(kept.code, 1);
-    assert.match(kept.stderr, /image "busybox" is used by (container other, .*)?snapshot s/);
-    await casemate.ok(["rename", "other", "c"]);
+    assert.match(kept.stderr, /image "busybox" is used by container .*, snapshot s\n/);
     const taken = await casemate.run(["snapshot", "create", "s", "c"]);
     assert.equal(taken.code, 125);
     assert.match(taken.stderr, /snapshot "s" exists already\nhint: /);
