@@ -4,14 +4,18 @@
 // - names resolve, connections go out, the host's loopback stays out of reach
 // - folders, single files, read-only ones, relative ones and named volumes are seen on both sides; a missing folder is made
 // - volumes outlive their container
+// - without its virtiofsd a container ends with 137, and starts again
 import assert from "node:assert/strict";
 import { createSocket } from "node:dgram";
+import { once } from "node:events";
 import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { eventually } from "../../src/shared/base/deadline.ts";
+import { signalProcess } from "../../src/shared/linux/proc.ts";
+import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { useCasemate } from "../support/cli.ts";
 import { requires } from "../support/requires.ts";
 
@@ -133,8 +137,28 @@ describe("ports and volumes", { skip }, () => {
     assert.ok(existsSync(at("work/new")), "the user's files stay");
   });
 
-  async function inspect(): Promise<Inspected> {
-    const [found] = JSON.parse(await casemate.ok(["inspect", "box"])) as Inspected[];
+  test("the death of virtiofsd ends the container, which starts again", async () => {
+    writeFileSync(at("work/go-on"), "");
+    const script = "echo running; while test -e /w/go-on; do sleep 0.1; done; echo done";
+    const child = casemate.start(["run", "-q", "--name", "lost", "-v", ".:/w", "busybox", "sh", "-c", script], { cwd: at("work") });
+    const output = { stdout: "", stderr: "" };
+    for (const name of ["stdout", "stderr"] as const) child[name].on("data", (chunk: Buffer) => { output[name] += chunk.toString(); });
+    const ended = once(child, "close");
+    await eventually("the container", () => (output.stdout === "running\n" ? true : undefined), { timeoutMs });
+    const { Sandbox: { id } } = await inspect("lost");
+    const [virtiofsd, ...others] = findTaggedProcesses(`${id}/virtiofsd`);
+    assert.ok(virtiofsd !== undefined);
+    for (const identity of [virtiofsd, ...others]) signalProcess(identity, "SIGKILL");
+    assert.deepEqual((await ended)[0], 137);
+    assert.match(output.stderr, /the container did not end by itself: virtiofsd, .*, has ended, and its VM was ended with it/);
+    const { State: { Status: status, ExitCode: exitCode, Error: error } } = await inspect("lost");
+    assert.deepEqual([status, exitCode, error], ["exited", 137, "virtiofsd_died"]);
+    rmSync(at("work/go-on"));
+    assert.equal(await casemate.ok(["start", "-a", "lost"]), "running\ndone");
+  });
+
+  async function inspect(name = "box"): Promise<Inspected> {
+    const [found] = JSON.parse(await casemate.ok(["inspect", name])) as Inspected[];
     assert.ok(found);
     return found;
   }
@@ -142,6 +166,8 @@ describe("ports and volumes", { skip }, () => {
 
 interface Inspected {
   readonly Id: string;
+  readonly Sandbox: { readonly id: string };
+  readonly State: { readonly Status: string; readonly ExitCode: number; readonly Error: string };
   readonly NetworkSettings: { readonly IPAddress: string; readonly Ports: Readonly<Record<string, readonly { readonly HostIp: string; readonly HostPort: string }[]>> };
   readonly Mounts: readonly { readonly Type: string; readonly Name?: string; readonly Destination: string; readonly RW: boolean }[];
 }

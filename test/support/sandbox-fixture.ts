@@ -47,6 +47,8 @@ export class SandboxFixture {
   readonly vm = new VmDouble();
   /** The VM of a config that names a template; the same agent answers for it. */
   readonly restoredVm = new VmDouble("template");
+  /** Resolved, nobody serves the shares any more. */
+  readonly sharesExit = Promise.withResolvers<void>();
   readonly events: SandboxEvent[] = [];
   readonly recorded: { readonly containerId: string; readonly end: ProcessEnd }[] = [];
   hook: StepHook | undefined;
@@ -114,6 +116,7 @@ export class SandboxFixture {
     const shares = (ledger: Ledger): SandboxShares => ({
       device: { shareId: "share", tag: "share", fd: -1 },
       guestMountPoint: "/run/share",
+      exited: this.sharesExit.promise,
       add: async (name, _source, _readOnly, undo) => {
         await take(`share ${name}`, ledger, undo);
         return `/run/share/${name}`;

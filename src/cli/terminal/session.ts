@@ -107,6 +107,12 @@ export async function lastKnownEnd(folders: StateFolders, record: ContainerRecor
   return { type: "exit", exitStatus: status.exitCode, oomKilled: status.oomKilled, reason: status.error, signal: 0 };
 }
 
+/** Why a container ended, for people. */
+const endReasons: Readonly<Record<string, string>> = {
+  vmm_died: "its VM has ended",
+  virtiofsd_died: "virtiofsd, which showed it folders of the host, has ended, and its VM was ended with it",
+};
+
 /** The exit code this program ends with, after saying on stderr what a bare number cannot. */
 export function sessionExitCode(end: AttachEnd, limitOption = "--memory"): number {
   switch (end.type) {
@@ -115,7 +121,7 @@ export function sessionExitCode(end: AttachEnd, limitOption = "--memory"): numbe
     case "output_closed":
       return exitCodes.signalBase + constants.signals.SIGPIPE;
     case "exit":
-      if (end.reason !== "") process.stderr.write(`casemate: the container did not end by itself: ${end.reason === "vmm_died" ? "its VM has ended" : end.reason}\n`);
+      if (end.reason !== "") process.stderr.write(`casemate: the container did not end by itself: ${endReasons[end.reason] ?? end.reason}\n`);
       else if (end.oomKilled && end.exitStatus === exitCodes.signalBase + constants.signals.SIGKILL) process.stderr.write(`casemate: the kernel killed the process because the container was out of memory; raise ${limitOption}\n`);
       return end.exitStatus;
   }

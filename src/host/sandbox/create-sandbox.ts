@@ -58,7 +58,7 @@ export class SandboxBuild {
   get vm(): VirtualMachine { return made(this.#vm); }
   set vm(vm: VirtualMachine) {
     this.#vm = vm;
-    this.#guard.set(raceDeath(vm));
+    this.#guard.set(raceDeath(vm, this.shares));
   }
 
   /** A VM that is given up; another one follows. */

@@ -36,6 +36,8 @@ export interface SandboxShares {
   /** The device to plug; the guest mounts it once. */
   readonly device: ShareSpec;
   readonly guestMountPoint: string;
+  /** Resolves when nobody serves the folder any more, also after a stop; what the guest asks of it then hangs. Never rejects. */
+  readonly exited: Promise<unknown>;
   /** Makes a host file or folder visible; the result is its path in the guest. */
   add(name: string, source: string, readOnly: boolean, undo: UndoStack): Promise<string>;
   /** The ledger's record of what {@link add} makes. */

@@ -113,11 +113,28 @@ test("2.1 Monitor: the death of the VM ends every process with 137, tells everyb
   await sandbox.createContainer(containerRequest("c2"), within);
   const second = sandbox.registerExec(exec("e1"));
   await sandbox.startExec("c1", "e1", within);
+  fixture.sharesExit.resolve(); // virtiofsd ends with its VM, and may be the first to be missed
   fixture.endVm("died", "boom");
   const ends = await Promise.all([sandbox.container("c1").init, sandbox.container("c2").init, second].map((process) => process.wait(within)));
   assert.deepEqual(ends.map(({ exitStatus, reason }) => [exitStatus, reason]), [[137, "vmm_died"], [137, "vmm_died"], [137, "vmm_died"]]);
   assert.deepEqual(fixture.recorded.map(({ containerId }) => containerId).toSorted(), ["c1", "c2"]);
   assert.equal((await sandbox.ended).consoleTail, "boom");
+  await sandbox.stop();
+  assert.deepEqual(fixture.held, []);
+});
+
+test("the death of virtiofsd ends the VM: what touches a volume hangs where nothing can end it", async () => {
+  using fixture = await SandboxFixture.open();
+  const sandbox = await fixture.create();
+  await startContainer(sandbox, "c1");
+  fixture.agent.hang("createContainer");
+  const making = sandbox.createContainer(containerRequest("c2"), within);
+  making.catch(() => { /* looked at below */ });
+  fixture.sharesExit.resolve();
+  const { exitStatus, reason } = await sandbox.container("c1").init.wait(within);
+  assert.deepEqual([exitStatus, reason], [137, "virtiofsd_died"]);
+  await assert.rejects(making, (error) => RuntimeError.is(error, "unavailable") && error.reason === "virtiofsd_died");
+  assert.ok(fixture.vm.kills > 0);
   await sandbox.stop();
   assert.deepEqual(fixture.held, []);
 });

@@ -29,7 +29,7 @@ import { SandboxRoom } from "./sandbox-room.ts";
 import type { SandboxSize } from "./sandbox-size.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
 import { startGuest } from "./start-guest.ts";
-import { raceDeath } from "./vm-death.ts";
+import { raceDeath, sharesLost } from "./vm-death.ts";
 import { nextSandboxState, requireSandboxRunning, type SandboxState } from "./sandbox-state.ts";
 
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
@@ -142,6 +142,8 @@ export class Sandbox {
   /** Containers that the guest has removed while their resources here are still being given back. */
   readonly #leftGuest = new Set<string>();
   #saved = false;
+  /** Why the VM's processes ended with it. */
+  #endReason: "vmm_died" | "virtiofsd_died" = "vmm_died";
 
   private constructor(config: SandboxConfig, context: SandboxContext, parts: Parts) {
     this.config = config;
@@ -160,12 +162,13 @@ export class Sandbox {
       ...(config.maxVcpuCount !== undefined && { vcpuCount: config.maxVcpuCount }),
     });
     this.#teardown = parts.teardown;
-    this.#guard = raceDeath(parts.vm);
+    this.#guard = raceDeath(parts.vm, parts.shares);
     this.#prepared = parts.vm.startedBy === "template" ? config.prepared : undefined;
     for (const { diskId, path, lun } of this.#prepared?.disks ?? []) this.#disks.adopt(path, diskId, { scsiAddress: scsiAddress(lun) }, 0);
     this.#nextStreamId = (this.#prepared?.streamId ?? 0) + 1;
     this.#acknowledged = parts.hello.acknowledgedEventSequence;
     this.ended = this.#watchVm();
+    if (parts.shares !== undefined) void sharesLost(parts.vm, parts.shares).then(() => this.#endWithoutShares()); // handles its failures
   }
 
   /** Starts the VM with everything it needs; when a step fails, what the others took is given back. */
@@ -596,9 +599,17 @@ export class Sandbox {
     return exit;
   }
 
+  /** Whoever touches a volume now waits for ever, and nothing can end it: neither a signal nor an orderly end of the guest. */
+  async #endWithoutShares(): Promise<void> {
+    if (this.#stopping !== undefined || this.#state === "stopping" || this.#state === "stopped") return;
+    this.#context.log.error("virtiofsd has ended, ending the VM");
+    this.#endReason = "virtiofsd_died";
+    await this.vm.kill().catch((error: unknown) => this.#context.log.error("the VM did not end", { error: describeError(error) }));
+  }
+
   /** No process outlives its VM. */
   async #endProcesses(): Promise<void> {
-    const end: ProcessEnd = { exitStatus: lostExitStatus, exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: "vmm_died" };
+    const end: ProcessEnd = { exitStatus: lostExitStatus, exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: this.#endReason };
     const processes = [...this.containers.values()].flatMap((container) => container.processes).concat([...this.vmProcesses.values()]);
     await Promise.all(processes.map((process) => this.#finish(process, end)));
   }

@@ -20,7 +20,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
     "#shares": "ledger: share-mount", "#teardown": "ledger: all of it", "#queue": "transient: what was under way is finished or taken back", "#guard": "transient: about the VM",
     "#registered": "ledger: exec that the agent does not have", "#handled": "transient: the agent sends again what is not acknowledged", "#acknowledged": "agent: Hello",
     "#nextStreamId": "ledger: above every number that is used", "#stopping": "ledger: sandbox, phase", "#state": "vmm: query-status", "#leftGuest": "agent: ListProcesses",
-    "#saved": "transient: a template is made without an owner", "#prepared": "config: sandbox.json",
+    "#saved": "transient: a template is made without an owner", "#prepared": "config: sandbox.json", "#endReason": "transient: a new owner finds virtiofsd gone as well",
   },
   "sandbox/container.ts Container": {
     containerId: "ledger: container", bundle: "ledger: container", backing: "ledger: container", init: "ledger: container", execs: "ledger: exec", resources: "ledger: container",

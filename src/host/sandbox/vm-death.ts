@@ -2,6 +2,7 @@ import { orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { StepGuard } from "../../shared/base/steps.ts";
 import type { VirtualMachine, VmExit } from "../hypervisor/virtual-machine.ts";
+import type { SandboxShares } from "./drivers.ts";
 
 /** A lost connection and the end of the VM behind it are noticed within this time of each other. */
 const deathNoticeMs = 1_000;
@@ -9,9 +10,12 @@ const deathNoticeMs = 1_000;
 /**
  * Ends a wait with the VM: nobody in it can answer once it is gone. Its end takes every connection with
  * it, and may be noticed there first; that the VM ended, and the guest's last words, say more than that.
+ * A VM whose shares are lost counts as ended.
  */
-export function raceDeath(vm: VirtualMachine): StepGuard {
-  const died = vm.exited.then((exit): never => { throw vmDied(exit); });
+export function raceDeath(vm: VirtualMachine, shares?: Pick<SandboxShares, "exited">): StepGuard {
+  const vmEnd = vm.exited.then((exit): never => { throw vmDied(exit); });
+  const died = shares === undefined ? vmEnd : Promise.race([vmEnd, sharesLost(vm, shares).then((): never => { throw virtiofsdDied(); })]);
+  vmEnd.catch(() => { /* as below */ });
   died.catch(() => { /* only of interest while a step races it */ });
   return async (work) => {
     try {
@@ -21,6 +25,17 @@ export function raceDeath(vm: VirtualMachine): StepGuard {
       return await orAbandon(died, "the VM's end", { timeoutMs: deathNoticeMs }).catch((other: unknown) => { throw RuntimeError.is(other, "deadline_exceeded") ? error : other; });
     }
   };
+}
+
+/** Resolves when virtiofsd has ended under a VM that goes on: of a VM's own end it is the consequence. Never rejects. */
+export async function sharesLost(vm: VirtualMachine, shares: Pick<SandboxShares, "exited">): Promise<void> {
+  await shares.exited;
+  const vmEnded = await orAbandon(vm.exited, "the VM's end", { timeoutMs: deathNoticeMs / 2 }).catch(() => undefined);
+  if (vmEnded !== undefined) await new Promise<never>(() => { /* then the VM's end is the news */ });
+}
+
+function virtiofsdDied(): RuntimeError {
+  return new RuntimeError("unavailable", "virtiofsd has ended, and with it the sandbox that used its folders", { reason: "virtiofsd_died", hint: "`dmesg` says whether the host ran out of memory" });
 }
 
 /** The error of whatever waited for a VM that ended. */
