@@ -13,16 +13,29 @@ const deathNoticeMs = 1_000;
  * A VM whose shares are lost counts as ended.
  */
 export function raceDeath(vm: VirtualMachine, shares?: Pick<SandboxShares, "exited">): StepGuard {
-  const vmEnd = vm.exited.then((exit): never => { throw vmDied(exit); });
-  const died = shares === undefined ? vmEnd : Promise.race([vmEnd, sharesLost(vm, shares).then((): never => { throw virtiofsdDied(); })]);
-  vmEnd.catch(() => { /* as below */ });
-  died.catch(() => { /* only of interest while a step races it */ });
+  const death = Promise.withResolvers<never>();
+  death.promise.catch(() => { /* only of interest while a step waits */ });
+  // A race with a promise that lives as long as the VM would leave its result behind with every step.
+  const waiting = new Set<(error: RuntimeError) => void>();
+  let ended: RuntimeError | undefined;
+  const end = (error: RuntimeError): void => {
+    ended ??= error;
+    death.reject(ended);
+    for (const reject of waiting) reject(ended);
+  };
+  void vm.exited.then((exit) => end(vmDied(exit))); // never rejects
+  if (shares !== undefined) void sharesLost(vm, shares).then(() => end(virtiofsdDied())); // never rejects
   return async (work) => {
+    const died = Promise.withResolvers<never>();
+    waiting.add(died.reject);
+    if (ended !== undefined) died.reject(ended);
     try {
-      return await Promise.race([work, died]);
+      return await Promise.race([work, died.promise]);
     } catch (error) {
       if (!RuntimeError.is(error, "unavailable")) throw error;
-      return await orAbandon(died, "the VM's end", { timeoutMs: deathNoticeMs }).catch((other: unknown) => { throw RuntimeError.is(other, "deadline_exceeded") ? error : other; });
+      return await orAbandon(death.promise, "the VM's end", { timeoutMs: deathNoticeMs }).catch((other: unknown) => { throw RuntimeError.is(other, "deadline_exceeded") ? error : other; });
+    } finally {
+      waiting.delete(died.reject);
     }
   };
 }
