@@ -2,6 +2,7 @@
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
+import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import { stateFolders } from "../../src/host/store/paths.ts";
 import { describeError } from "../../src/shared/base/errors.ts";
 import { shareGuest } from "../support/cli.ts";
@@ -13,6 +14,7 @@ import { crashTest, formatReport, isClean, type CrashReport } from "./crash-test
 const { values } = parseArgs({ options: { seed: { type: "string", default: "1" }, kills: { type: "string", default: "50" }, lines: { type: "string", default: "1500000" }, "self-test": { type: "boolean", default: false } } });
 
 async function main(): Promise<number> {
+  await ensureGuestImage(stateFolders(undefined)); // the machine's own, which stays
   const watch = watchHost();
   const root = mkdtempSync("/tmp/cm-");
   chmodSync(root, 0o711);
@@ -32,9 +34,9 @@ async function main(): Promise<number> {
     await endTemplateWork(folders);
   }
   if (!isClean(report)) keepEvidence(folders, `crash-test-${values.seed}`);
+  process.stdout.write(formatReport(report));
   rmSync(root, { recursive: true, force: true });
   await watch.assertHostClean();
-  process.stdout.write(formatReport(report));
   if (!sabotage) return isClean(report) ? 0 : 1;
   const noticed = report.lostBytes > 0 && report.wrongExitCodes === 1;
   console.log(noticed ? "self-test: the dropped byte and the changed exit code were both noticed" : "self-test FAILED: the dropped byte or the changed exit code was not noticed");

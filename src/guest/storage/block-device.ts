@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readdirSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { eventually } from "../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
@@ -24,7 +24,7 @@ export async function scsiDisk(address: string, serial?: string): Promise<string
     const found = names(scsiDevices).find((name) => pattern.test(name));
     const stale = found !== undefined && serial !== undefined && ![undefined, serial].includes(serialOf(found));
     const [disk] = found === undefined || stale ? [] : names(`${scsiDevices}/${found}/device/block`);
-    if (disk !== undefined && existsSync(`/dev/${disk}`)) return `/dev/${disk}`;
+    if (disk !== undefined && opens(`/dev/${disk}`)) return `/dev/${disk}`;
     if (!scanned && performance.now() - startedMs > rescanAfterMs) {
       scanned = true;
       if (stale) await writeFile(`${scsiDevices}/${found}/device/delete`, "1");
@@ -52,7 +52,7 @@ function serialOf(device: string): string | undefined {
 export async function blockDevice(source: string): Promise<string> {
   if (source.startsWith("/dev/")) {
     const path = requireAbsolutePath(source, "block device");
-    return eventually(`wait for block device "${path}"`, () => (existsSync(path) ? path : undefined), { timeoutMs: deviceTimeoutMs, intervalMs: pollMs });
+    return eventually(`wait for block device "${path}"`, () => (opens(path) ? path : undefined), { timeoutMs: deviceTimeoutMs, intervalMs: pollMs });
   }
   if (!/^[0-9a-f]{2}(\/[0-9a-f]{2}){0,3}$/.test(source)) throw new RuntimeError("invalid_argument", `block device "${source}": must be a path below /dev or a PCI path such as "02/00"`);
   return eventually(`wait for PCI disk "${source}"`, () => pciDisk(source.split("/")), { timeoutMs: deviceTimeoutMs, intervalMs: pollMs });
@@ -68,7 +68,18 @@ function pciDisk(slots: readonly string[]): string | undefined {
   }
   const virtio = names(folder).find((name) => /^virtio\d+$/.test(name));
   const [disk] = virtio === undefined ? [] : names(`${folder}/${virtio}/block`);
-  return disk === undefined ? undefined : `/dev/${disk}`;
+  return disk !== undefined && opens(`/dev/${disk}`) ? `/dev/${disk}` : undefined;
+}
+
+/** The kernel makes a disk's node some time before the disk behind it can be opened (device_add_disk: the node, the partitions, then the disk); until then it says ENXIO. */
+function opens(path: string): boolean {
+  try {
+    closeSync(openSync(path, "r"));
+    return true;
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT") || isErrnoException(error, "ENXIO")) return false;
+    throw error;
+  }
 }
 
 function names(folder: string): string[] {

@@ -50,6 +50,16 @@ test("a sandbox without owner and VM is given back; its containers have ended, w
   assert.equal(store.read("thrown-away"), undefined);
 });
 
+test("a run folder whose owner was killed while it removed it goes with the next look", async () => {
+  using state = temporaryState();
+  const gone = join(state.paths.folder, "..", `.gone-${sandboxId}`);
+  mkdirSync(gone);
+  writeFileSync(join(gone, "owner.log"), "");
+  rmSync(state.paths.folder, { recursive: true });
+  assert.equal(await releaseLostSandbox(state.folders, sandboxId), true);
+  assert.equal(existsSync(gone), false);
+});
+
 test("a ledger that cannot be read is set aside, and what the sandbox can hold is worked out from its id", async () => {
   using state = temporaryState();
   writeFileSync(state.paths.ledger, "{ half a led");

@@ -12,7 +12,7 @@ import { savedContainers, type SavedEnd } from "../store/saved-records.ts";
 import { setAside } from "../store/state-file.ts";
 import { findTaggedProcesses } from "../store/tagged-process.ts";
 import { ownerToken } from "./start-owner.ts";
-import { removeSandboxFolder, settleLostContainers } from "./sweep.ts";
+import { removeGoneFolder, removeSandboxFolder, settleLostContainers } from "./sweep.ts";
 
 /**
  * Gives back everything a sandbox held whose owner is gone, and marks its containers as ended. False
@@ -20,9 +20,11 @@ import { removeSandboxFolder, settleLostContainers } from "./sweep.ts";
  * @throws RuntimeError `internal` naming what could not be given back.
  */
 export async function releaseLostSandbox(folders: StateFolders, sandboxId: string): Promise<boolean> {
-  const lock = lockOwner(sandboxPaths(folders, sandboxId).ownerLock);
+  const paths = sandboxPaths(folders, sandboxId);
+  const lock = lockOwner(paths.ownerLock);
   if (lock === "held") return false;
   if (lock === undefined) {
+    removeGoneFolder(paths.folder);
     settleLostContainers(new ContainerStore(folders), sandboxId, new Map());
     return true;
   }

@@ -204,11 +204,11 @@ export class Owner {
     if (container.state === "paused" || container.state === "running") this.#writeStatus(container, { status: container.state });
   }
 
-  /** Writes what the containers of a sandbox that stands still, or goes on, are for those who look at files. */
+  /** Writes what the containers of a sandbox that stands still, or goes on, are for those who look at files. Not synced: after a crash of the host they have ended either way. */
   noteSandboxState(): void {
     const { sandbox } = this;
     for (const container of sandbox?.containers.values() ?? []) {
-      if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: sandbox?.state === "paused" ? "paused" : container.state });
+      if (container.state === "running" || container.state === "paused") this.#writeStatus(container, { status: sandbox?.state === "paused" ? "paused" : container.state }, { durable: false });
     }
   }
 
@@ -346,7 +346,7 @@ export class Owner {
     if (record !== undefined) this.#store.remove(record);
   }
 
-  #writeStatus(container: Container, changes: Partial<ContainerStatus>): void {
+  #writeStatus(container: Container, changes: Partial<ContainerStatus>, options: { readonly durable?: boolean } = {}): void {
     if (container.backing.containerFolder === "") return;
     const sandbox = this.#sandbox;
     try {
@@ -356,7 +356,7 @@ export class Owner {
         ipAddress: sandbox?.addresses[0]?.split("/")[0] ?? "",
         ports: sandbox?.ports ?? [],
         ...changes,
-      });
+      }, options);
     } catch (error) {
       // A full or vanished data folder must not end the workload; `ps` will show what was true before.
       this.log.error("status not written", { containerId: container.containerId, error: describeError(error) });

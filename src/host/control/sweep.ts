@@ -9,13 +9,22 @@ import { setAside } from "../store/state-file.ts";
 
 /** Removes a sandbox's run folder, first out of sight. "Already gone" is success. */
 export function removeSandboxFolder(folder: string): void {
-  const doomed = join(dirname(folder), `.gone-${basename(folder)}`);
   try {
-    renameSync(folder, doomed);
+    renameSync(folder, goneFolder(folder));
   } catch (error) {
     if (!isErrnoException(error, "ENOENT")) throw error;
   }
-  rmSync(doomed, { recursive: true, force: true });
+  removeGoneFolder(folder);
+}
+
+/** Removes what is left of a run folder whose owner was killed while it removed it. */
+export function removeGoneFolder(folder: string): void {
+  rmSync(goneFolder(folder), { recursive: true, force: true });
+}
+
+/** Where a run folder is once it is out of sight. */
+function goneFolder(folder: string): string {
+  return join(dirname(folder), `.gone-${basename(folder)}`);
 }
 
 /** Marks containers of a sandbox that is gone as exited, and removes those that were to be removed. `ends`: those that are known, by id. */

@@ -184,8 +184,9 @@ export class ContainerStore {
     return (readStateFile(containerPaths(this.folders, containerId).status) as ContainerStatus | undefined) ?? newStatus; // checked as above
   }
 
-  writeStatus(containerId: string, status: ContainerStatus): void {
-    writeFileAtomic(containerPaths(this.folders, containerId).status, JSON.stringify(status, undefined, 1));
+  /** Not `durable`: a crash of the host may cost this status, never the one of a container that has ended. */
+  writeStatus(containerId: string, status: ContainerStatus, options: { readonly durable?: boolean } = {}): void {
+    writeFileAtomic(containerPaths(this.folders, containerId).status, JSON.stringify(status, undefined, 1), undefined, options);
   }
 
   /**
