@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { connectOwner, type OwnerClient } from "../../src/host/control/owner-client.ts";
 import { ContainerStore, type ContainerRecord } from "../../src/host/store/container-store.ts";
+import type { RunnableSpec } from "../../src/shared/oci/runtime-spec.ts";
 import { createRequest, execSpec, makeTaskContainer } from "../../test/support/task-containers.ts";
-import { BenchSandbox, readSpec } from "../support/bench-sandbox.ts";
+import { BenchSandbox } from "../support/bench-sandbox.ts";
 
 /** A running sandbox whose owner is called directly: what the engine does, without the start of a command. */
 export class EngineSandbox implements AsyncDisposable {
@@ -59,7 +60,7 @@ export class EngineSandbox implements AsyncDisposable {
   /** Milliseconds of crun's create, start and delete of a container like the first one, with its root file system, by the guest's clock; the mean of so many. */
   async crunLifeMs(count: number): Promise<number> {
     const folder = "/run/bench-life";
-    const made = JSON.parse(await this.bench.inGuest(`cat /run/casemate/bundles/${this.first.containerId}/config.json`)) as ReturnType<typeof readSpec>; // written by our agent
+    const made = JSON.parse(await this.bench.inGuest(`cat /run/casemate/bundles/${this.first.containerId}/config.json`)) as RunnableSpec; // written by our agent
     const spec = { ...made, process: { ...made.process, args: ["true"] }, linux: { ...made.linux, cgroupsPath: "/containers/bench-life" } };
     await this.bench.inGuest(`mkdir -p ${folder}; cat >${folder}/config.json`, JSON.stringify(spec));
     const crun = "crun --root /run/casemate/crun";

@@ -29,6 +29,8 @@ export interface LaunchOptions {
   /** Where the id of a new container is written. */
   readonly cidFile?: string | undefined;
   readonly debug: boolean;
+  /** Print how long the steps of the start took, in the guest too. */
+  readonly timings?: boolean;
   /** Longest start of the sandbox. Default {@link defaultStartTimeoutMs}. */
   readonly startTimeoutMs?: number | undefined;
 }
@@ -57,7 +59,7 @@ export async function bootContainer(record: ContainerRecord, launch: LaunchOptio
   const progress = new Progress({ quiet: launch.quiet });
   try {
     const startTimeoutMs = launch.startTimeoutMs ?? defaultStartTimeoutMs;
-    const { setup, notes } = await prepareHost(launch.folders, { startTimeoutMs, debug: launch.debug, coldBoot: record.coldBoot, onProgress: progress.step });
+    const { setup, notes } = await prepareHost(launch.folders, { startTimeoutMs, debug: launch.debug, timings: launch.timings ?? false, coldBoot: record.coldBoot, onProgress: progress.step });
     progress.done();
     if (!launch.quiet) for (const note of notes) process.stderr.write(`casemate: ${note}\n`);
     if (process.stderr.isTTY) progress.step("starting the sandbox");
@@ -78,8 +80,6 @@ export interface FollowOptions {
   readonly keys?: Uint8Array | undefined;
   readonly sigProxy?: boolean;
   readonly abort?: StartAbort;
-  /** Print how long the steps of the start took. */
-  readonly timings?: boolean;
 }
 
 /** Boots the container's sandbox, starts it, and unless detached follows it to its end. Returns the exit code to end with. */
@@ -93,7 +93,7 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
     try {
       await client.call(async ({ task }) => { await task.start({ id: containerId }, wait); }, doneBefore.start);
       abort?.dispose(); // from now on signals are the container's
-      if (options.timings === true) process.stderr.write(formatTimings((await client.owner.inspect({})).stepTimes));
+      if (launch.timings === true) process.stderr.write(formatTimings((await client.owner.inspect({})).stepTimes));
     } catch (error) {
       await giveUpStart(client, record);
       throw error;

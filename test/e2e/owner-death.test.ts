@@ -1,6 +1,7 @@
 // A container whose owner is killed, as people see it.
 // - exec, logs -f, wait and an attached run go on as if nothing had happened, with and without the supervisor
 // - casemate events tells what happened, across the death
+// - so it is with a copy of a living sandbox, and with the containers of a pod
 // - without owner and VM the container has exited with 137, and starts again
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -73,6 +74,42 @@ test("exec, logs -f and wait go on after the death of the owner, with its superv
   const json = (await casemate.ok(["events", "--since", "1h", "--until", "0s", "--filter", "event=die", "--format", "json"])).split("\n").map((line) => JSON.parse(line) as { readonly Actor: { readonly Attributes: Readonly<Record<string, string>> } });
   assert.deepEqual(json.map(({ Actor: { Attributes: { name, exitCode } } }) => [name, exitCode]), [["lives", "4"]]);
   assert.deepEqual([(await inspect("lives")).State.Status, (await inspect("lives")).State.ExitCode], ["exited", 4]);
+});
+
+/** What is true of a container whose owner has just died: exec, logs and wait work; it ends with its own code. */
+async function goesOn(name: string): Promise<void> {
+  const wait = casemate.start(["wait", name]);
+  const waited = collect(wait.stdout);
+  assert.equal(await casemate.ok(["exec", name, "echo", "still here"]), "still here");
+  const numbers = async (): Promise<number[]> => (await casemate.ok(["logs", name])).split("\n").map(Number);
+  const seen = await numbers();
+  const more = await eventually("more output", async () => { const now = await numbers(); return now.length > seen.length + 3 ? now : undefined; }, within);
+  const [first = 0] = more; // a copy's log begins where it was copied
+  assert.deepEqual(more, more.map((_, index) => first + index), "a gap, or a line twice");
+  await casemate.ok(["stop", name]);
+  if (wait.exitCode === null) await once(wait, "close");
+  assert.equal(waited(), "4\n");
+}
+
+test("a copy of a living sandbox goes on after the death of its owner, and so does its parent", { skip }, async () => {
+  await casemate.ok(["run", "-d", "--name", "parent", "busybox", "sh", "-c", counter]);
+  await casemate.ok(["fork", "parent", "--name", "copy"]);
+  await killOwner("copy", true);
+  await goesOn("copy");
+  await killOwner("parent", false);
+  await goesOn("parent");
+  await casemate.ok(["rm", "parent", "copy"]);
+});
+
+test("the containers of a pod go on after the death of its owner, and more can come", { skip }, async () => {
+  await casemate.ok(["pod", "create", "shop"]);
+  for (const name of ["one", "two"]) await casemate.ok(["pod", "run", "-d", "--name", name, "shop", "busybox", "sh", "-c", counter]);
+  await killOwner("one", true);
+  await goesOn("one");
+  assert.equal(await casemate.ok(["pod", "run", "--rm", "shop", "busybox", "echo", "third"]), "third");
+  await killOwner("two", false);
+  await goesOn("two");
+  await casemate.ok(["pod", "rm", "-f", "shop"]);
 });
 
 test("an attached run and what is typed into it go on after the death of the owner", { skip }, async () => {

@@ -2,6 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { createServer, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { EventLog } from "../../src/guest/events.ts";
+import { timePart } from "../../src/shared/base/call-parts.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { PacketLink, linkAsDuplex } from "../../src/shared/channel/link.ts";
 import { PacketParser, encodeHelloAnswer } from "../../src/shared/channel/packet.ts";
@@ -56,6 +57,8 @@ export class AgentDouble {
   readonly lies = new Map<string, object>();
   /** False: processes survive every signal. */
   obeysSignals = true;
+  /** What it says every call was spent on, to a host that asks; undefined: nothing. */
+  part: string | undefined;
 
   /** Serves the ports of a VM that is up. */
   static async listen(sockets: PortSockets, options: { readonly greets?: boolean } = {}): Promise<AgentDouble> {
@@ -150,6 +153,7 @@ export class AgentDouble {
 
   /** Notes the call, and does what the test asked for instead of answering. */
   async #called(method: string, what = ""): Promise<void> {
+    if (this.part !== undefined) await timePart(this.part, async () => undefined);
     this.calls.push(what === "" ? method : `${method} ${what}`);
     const failure = this.#failing.get(method);
     this.#failing.delete(method);

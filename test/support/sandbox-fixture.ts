@@ -7,7 +7,7 @@ import type { SandboxDrivers, SandboxShares } from "../../src/host/sandbox/drive
 import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
 import type { ProcessEnd } from "../../src/host/sandbox/process.ts";
 import { Sandbox, type SandboxEvent } from "../../src/host/sandbox/sandbox.ts";
-import type { StepHook } from "../../src/shared/base/steps.ts";
+import type { StepHook, StepObserver } from "../../src/shared/base/steps.ts";
 import { Ledger, releaserOf, type ResourceKind, type ResourceRecord } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
 import { savedRecordReleasers, savedSandbox } from "../../src/host/store/saved-records.ts";
@@ -52,6 +52,7 @@ export class SandboxFixture {
   readonly events: SandboxEvent[] = [];
   readonly recorded: { readonly containerId: string; readonly end: ProcessEnd }[] = [];
   hook: StepHook | undefined;
+  observer: StepObserver | undefined;
   log: Logger = silentLogger;
 
   private constructor(folder: string, config: SandboxConfig, agent: AgentDouble) {
@@ -105,7 +106,7 @@ export class SandboxFixture {
 
   #context(ledger: Ledger): Parameters<typeof Sandbox.create>[1] {
     return {
-      drivers: this.#drivers(), ledger, log: this.log, hook: (...step) => this.hook?.(...step),
+      drivers: this.#drivers(), ledger, log: this.log, hook: (...step) => this.hook?.(...step), ...(this.observer !== undefined && { observer: this.observer }),
       onEvent: (event) => this.events.push(event),
       recordEnd: ({ containerId }, end) => this.recorded.push({ containerId, end }),
     };

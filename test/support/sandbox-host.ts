@@ -10,6 +10,7 @@ import { ensureImage } from "../../src/host/storage/images/pull.ts";
 import { ensureWritableLayer } from "../../src/host/storage/writable-layer.ts";
 import { Ledger } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, type StateFolders, stateFolders } from "../../src/host/store/paths.ts";
+import type { WaitOptions } from "../../src/shared/base/deadline.ts";
 import { silentLogger } from "../../src/shared/base/log.ts";
 import type { StepHook } from "../../src/shared/base/steps.ts";
 import type { OciResources } from "../../src/shared/oci/runtime-spec.ts";
@@ -17,7 +18,7 @@ import { shareGuest } from "./cli.ts";
 import { endTemplateWork } from "./templates.ts";
 
 /** Under emulation on a loaded machine. */
-const startTimeoutMs = 120_000;
+export const startTimeoutMs = 120_000;
 export const callTimeoutMs = 60_000;
 
 /** A sandbox of {@link SandboxHost} and what happened to it. */
@@ -61,7 +62,7 @@ export class SandboxHost implements AsyncDisposable {
   }
 
   /** Starts a sandbox, from the template unless told otherwise. */
-  async create(sandboxId: string, change: Partial<SandboxConfig> = {}): Promise<HostedSandbox> {
+  async create(sandboxId: string, change: Partial<SandboxConfig> = {}, wait: WaitOptions = { timeoutMs: startTimeoutMs }): Promise<HostedSandbox> {
     const { guestImage, accelerator, template } = this.#setup;
     const config: SandboxConfig = {
       version: 1, sandboxId, folders: this.folders, hostname: sandboxId, accelerator, template,
@@ -72,7 +73,7 @@ export class SandboxHost implements AsyncDisposable {
     const events: SandboxEvent[] = [];
     const sandbox = await Sandbox.create(config, {
       drivers, ledger, log: silentLogger, hook: (...step) => this.hook?.(...step), onEvent: (event) => events.push(event), recordEnd: () => undefined,
-    }, { timeoutMs: startTimeoutMs });
+    }, wait);
     const hosted = { sandbox, ledger, events };
     this.#sandboxes.push(hosted);
     return hosted;
@@ -116,7 +117,7 @@ export class SandboxHost implements AsyncDisposable {
   }
 
   /** Runs a shell script in a container, or in the guest itself when the id is empty. */
-  async run({ sandbox }: HostedSandbox, containerId: string, script: string): Promise<CommandResult> {
+  async run({ sandbox }: HostedSandbox, containerId: string, script: string, wait: WaitOptions = { timeoutMs: callTimeoutMs }): Promise<CommandResult> {
     const execId = `run${this.#execs++}`;
     const shell = containerId === "" ? ["/bin/busybox", "sh"] : ["sh"];
     const process = sandbox.registerExec({
@@ -132,7 +133,7 @@ export class SandboxHost implements AsyncDisposable {
       },
       outputEnd: () => undefined,
     });
-    await sandbox.startExec(containerId, execId, { timeoutMs: callTimeoutMs });
+    await sandbox.startExec(containerId, execId, wait);
     const { exitStatus, oomKilled } = await process.wait({ timeoutMs: callTimeoutMs });
     return { exitStatus, output: Buffer.concat(chunks).toString().trim(), oomKilled };
   }

@@ -45,7 +45,7 @@ export async function runInPod(pod: PodRecord, image: string, args: readonly str
 
 async function runContainer(image: string, args: readonly string[], flags: RunCommandFlags, command: Command, pod: PodRecord | undefined): Promise<void> {
   const folders = foldersOf(command);
-  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
+  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, timings: flags.timings ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
   const options = { ...toContainerOptions(image, args, flags, folders), ...(pod !== undefined && { pod }) };
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });
@@ -53,7 +53,7 @@ async function runContainer(image: string, args: readonly string[], flags: RunCo
   await runToExit(launch, async (abort) => {
     const record = await makeContainer(options, launch, { signal: abort.signal });
     try {
-      const code = await startAndFollow(record, launch, { detach, keys, timings: flags.timings ?? false, sigProxy: flags.sigProxy, stdin: record.openStdin, abort });
+      const code = await startAndFollow(record, launch, { detach, keys, sigProxy: flags.sigProxy, stdin: record.openStdin, abort });
       if (detach) process.stdout.write(`${record.containerId}\n`);
       return code;
     } catch (error) {

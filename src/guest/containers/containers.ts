@@ -1,5 +1,6 @@
 import { rmSync, writeFileSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
+import { timePart } from "../../shared/base/call-parts.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
 import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
@@ -212,9 +213,9 @@ export class Containers {
   async #create(request: CreateContainerRequest, undo: UndoStack): Promise<Container> {
     const { containerId } = request;
     const given = parseSpec(request.specJson);
-    await this.#context.storages.addAll(request.storages, undo);
+    await timePart("mount", () => this.#context.storages.addAll(request.storages, undo));
     await checkRootAndCwd(given, request.createCwd);
-    const user = await lookUpUser(request.user, given.root.path);
+    const user = await timePart("look up user", () => lookUpUser(request.user, given.root.path));
     const spec = prepareSpec(given, containerId, prepareProcess(given.process, request.stdio, user));
     await makeBundle(containerId, spec, undo);
     limitContainers();
@@ -233,7 +234,7 @@ export class Containers {
     const { madeAs } = container.name;
     const { execId } = request;
     // The root as the container's processes see it, with everything mounted in it.
-    const user = await lookUpUser(request.user, `/proc/${container.init.pid}/root`);
+    const user = await timePart("look up user", () => lookUpUser(request.user, `/proc/${container.init.pid}/root`));
     const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
     const file = bundleFile(madeAs, `exec-${execId}.json`);
     writeFileSync(file, JSON.stringify(withContainerDefaults(process, container.spec))); // at once: see Crun

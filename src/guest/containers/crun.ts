@@ -1,4 +1,5 @@
 import { readFileSync, rmSync } from "node:fs";
+import { timePart } from "../../shared/base/call-parts.ts";
 import { orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { SyscallError } from "../../shared/linux/libc.ts";
@@ -84,6 +85,10 @@ export class Crun {
   }
 
   async #run(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Promise<void> {
+    await timePart(`crun ${command[0] ?? ""}`, () => this.#runTimed(step, logFile, stdio, command));
+  }
+
+  async #runTimed(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Promise<void> {
     rmSync(logFile, { force: true });
     const pid = spawnUnprotected(() => this.#spawn(step, ["--log", logFile, ...command], stdio));
     const status = await endOf(pid, this.#options.reaper.claim(pid), step);

@@ -1,3 +1,4 @@
+import type { CallPart } from "../../shared/base/call-parts.ts";
 import { RuntimeError, codeOf, describeError } from "../../shared/base/errors.ts";
 
 // What comes from a guest is a hostile root's. Frames are bounded by ttRPC (4 MiB), their shape by the
@@ -14,6 +15,8 @@ const maxPid = 4_194_304;
 /** Of a message for people. */
 const maxMessageLength = 4_000;
 const reasonPattern = /^[a-z][a-z0-9_]{0,63}$/;
+
+const partNamePattern = /^[a-z0-9 '-]{0,64}$/;
 
 /** Rules of single fields, by message type. */
 const rules: Readonly<Record<string, (message: Readonly<Record<string, unknown>>) => string | undefined>> = {
@@ -37,6 +40,12 @@ export function cleanGuestError(error: unknown): RuntimeError {
   const reason = error.reason !== undefined && reasonPattern.test(error.reason) ? error.reason : undefined;
   if (message === error.message && hint === error.hint && reason === error.reason) return error;
   return new RuntimeError(error.code, message, { ...(reason !== undefined && { reason }), ...(hint !== undefined && { hint }), ...(error.cause !== undefined && { cause: clean(describeError(error.cause)) }) });
+}
+
+/** A guest's word of where the time of a call went: nothing that lies outside the call, and names that can be shown. */
+export function plausibleParts(parts: readonly CallPart[], callMs: number): CallPart[] {
+  const limitMicros = callMs * 1000;
+  return parts.filter(({ name, startMicros, durationMicros }) => partNamePattern.test(name) && startMicros >= 0 && durationMicros >= 0 && startMicros + durationMicros <= limitMicros);
 }
 
 /** Text of a guest without what steers a terminal, at most 4000 characters. */

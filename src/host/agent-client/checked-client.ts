@@ -1,8 +1,11 @@
 import type { DescService } from "@bufbuild/protobuf";
-import type { ServiceClient } from "../../shared/ttrpc/client.ts";
-import { checkReply, cleanGuestError } from "./check-reply.ts";
+import type { CallPart } from "../../shared/base/call-parts.ts";
+import { callCollector } from "../../shared/base/step-calls.ts";
+import type { CallOptions, ServiceClient } from "../../shared/ttrpc/client.ts";
+import { traceHeader } from "../../shared/ttrpc/message.ts";
+import { checkReply, cleanGuestError, plausibleParts } from "./check-reply.ts";
 
-type Call = (...args: readonly unknown[]) => Promise<unknown> | AsyncIterable<unknown>;
+type Call = (request: unknown, options?: CallOptions) => Promise<unknown> | AsyncIterable<unknown>;
 
 /** The same calls, with every answer and every error of the guest checked. */
 export function checkedClient<S extends DescService>(service: S, client: ServiceClient<S>): ServiceClient<S> {
@@ -14,10 +17,10 @@ export function checkedClient<S extends DescService>(service: S, client: Service
 }
 
 function unary(name: string, call: Call): Call {
-  return async (...args) => {
+  return async (request, options = {}) => {
     let reply: unknown;
     try {
-      reply = await call(...args);
+      reply = await timed(name, call, request, options);
     } catch (error) {
       throw cleanGuestError(error);
     }
@@ -25,10 +28,24 @@ function unary(name: string, call: Call): Call {
   };
 }
 
+/** Makes the call, and tells the step it is part of how long it took and what the guest says of that, if somebody wants to know. */
+async function timed(name: string, call: Call, request: unknown, options: CallOptions): Promise<unknown> {
+  const collector = callCollector();
+  if (collector === undefined) return call(request, options);
+  const startMs = performance.now();
+  let parts: readonly CallPart[] = [];
+  try {
+    return await (call(request, { ...options, metadata: { ...options.metadata, [traceHeader]: collector.traceparent }, onParts: (told: readonly CallPart[]) => { parts = told; } }) as Promise<unknown>); // a unary call
+  } finally {
+    const endMs = performance.now();
+    collector.calls.push({ name, startMs, endMs, parts: plausibleParts(parts, endMs - startMs) });
+  }
+}
+
 function streaming(name: string, call: Call): Call {
-  return async function* checked(...args) {
+  return async function* checked(request, options) {
     try {
-      for await (const message of call(...args) as AsyncIterable<unknown>) yield checkReply(name, message);
+      for await (const message of call(request, options) as AsyncIterable<unknown>) yield checkReply(name, message);
     } catch (error) {
       throw cleanGuestError(error);
     }

@@ -10,6 +10,8 @@ export interface PrepareOptions {
   /** Longest start of a sandbox; whoever makes its template waits no longer either. Default {@link defaultStartTimeoutMs}. */
   readonly startTimeoutMs?: number;
   readonly debug: boolean;
+  /** See {@link HostSetup.timings}. */
+  readonly timings?: boolean;
   /** Boot cold: no template is looked for or made. */
   readonly coldBoot: boolean;
   readonly onProgress: (what: string) => void;
@@ -22,7 +24,7 @@ export async function prepareHost(folders: StateFolders, options: PrepareOptions
   const { accelerator, explanation } = await chooseAccelerator(folders, guestImage, options.onProgress);
   const template = options.coldBoot ? undefined : await ensureTemplate({ folders, guestImage, accelerator }, options.onProgress, { timeoutMs: startTimeoutMs });
   return {
-    setup: { folders, guestImage, accelerator, template: template?.key, startTimeoutMs, debug: options.debug },
+    setup: { folders, guestImage, accelerator, template: template?.key, startTimeoutMs, debug: options.debug, timings: options.timings ?? false },
     notes: [
       ...(accelerator === "kvm" ? [] : [`running under emulation (TCG), which is slow: ${explanation}`]),
       ...(template === undefined || template.key !== undefined ? [] : [`booting cold, there is no template: ${template.why}`]),

@@ -34,6 +34,8 @@ export interface HostSetup {
   /** Longest start of a sandbox, up to its agent's answer. */
   readonly startTimeoutMs: number;
   readonly debug: boolean;
+  /** Ask the guest too where the time of the start goes. Default false. */
+  readonly timings?: boolean;
 }
 
 /** A container that is made in its VM and waits for its start. */
@@ -194,5 +196,6 @@ function sandboxConfig(record: ContainerRecord, setup: HostSetup): SandboxConfig
     template: setup.template,
     startTimeoutMs: setup.startTimeoutMs,
     debug: setup.debug,
+    ...(setup.timings === true && { timings: true }),
   };
 }

@@ -1,5 +1,6 @@
 import { describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
+import { partsInTime, type StepCall, type TimedPart } from "../../shared/base/step-calls.ts";
 import type { StepRun } from "../../shared/base/steps.ts";
 import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import type { Tracing } from "./tracing.ts";
@@ -37,9 +38,10 @@ interface Operation {
   failed: string | undefined;
 }
 
-/** Sends spans by OTLP over HTTP, as JSON (opentelemetry.io/docs/specs/otlp): one for each operation, below it one for each step. One trace for each owner. */
+/** Sends spans by OTLP over HTTP, as JSON (opentelemetry.io/docs/specs/otlp): one for each operation, below it one for each step, below that what it asked of the agent and where the guest's time went. One trace for each owner. */
 export class OtlpExporter implements Tracing {
   readonly traceId: string;
+  readonly traceparent: string;
   readonly #options: ExporterOptions;
   readonly #operations = new Map<object, Operation>();
   #pending: Span[] = [];
@@ -49,21 +51,38 @@ export class OtlpExporter implements Tracing {
   private constructor(options: ExporterOptions) {
     this.#options = options;
     this.traceId = kernelRandomBytes(16).toString("hex");
+    this.traceparent = `00-${this.traceId}-${newSpanId()}-01`;
   }
 
   static open(options: ExporterOptions): OtlpExporter {
     return new OtlpExporter(options);
   }
 
-  ended({ of, operation, step, startMs, endMs, error }: StepRun): void {
+  ended({ of, operation, step, startMs, endMs, error, calls }: StepRun): void {
     const failed = error === undefined ? undefined : describeError(error);
     const known = this.#operations.get(of) ?? { span: { spanId: newSpanId(), parentSpanId: "", name: operation, startMs, endMs, failed: undefined }, failed: undefined };
     this.#operations.set(of, known);
     known.span.endMs = endMs;
     known.failed ??= failed;
-    this.#pending.push({ spanId: newSpanId(), parentSpanId: known.span.spanId, name: step, startMs, endMs, failed });
+    const stepSpanId = this.#add(known.span.spanId, { name: step, startMs, endMs }, failed);
+    for (const call of calls) this.#addCall(stepSpanId, call);
     if (this.#pending.length > maxPending) this.#pending.splice(0, this.#pending.length - maxPending);
     this.#timer ??= setTimeout(() => this.#flush(), flushMs).unref();
+  }
+
+  /** A call to the agent, in it the time that the guest worked on it, and in that the parts of the work. */
+  #addCall(stepSpanId: string, call: StepCall): void {
+    const callSpanId = this.#add(stepSpanId, { ...call, name: `agent ${call.name}` });
+    const inGuest = partsInTime(call);
+    if (inGuest === undefined) return;
+    const guestSpanId = this.#add(callSpanId, { ...inGuest.whole, name: "in the guest" });
+    for (const part of inGuest.parts) this.#add(guestSpanId, part);
+  }
+
+  #add(parentSpanId: string, { name, startMs, endMs }: TimedPart, failed?: string): string {
+    const spanId = newSpanId();
+    this.#pending.push({ spanId, parentSpanId, name, startMs, endMs, failed });
+    return spanId;
   }
 
   async close(): Promise<void> {

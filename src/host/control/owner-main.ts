@@ -54,7 +54,7 @@ async function main(folder: string, again: boolean): Promise<number> {
   }
   const starting = Promise.withResolvers<Sandbox>();
   const giveUp = new AbortController();
-  const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { sandboxId: config.sandboxId, adopting: record !== undefined });
+  const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { sandboxId: config.sandboxId, adopting: record !== undefined, timings: config.timings ?? false });
   const tracing = await startTracing(process.env, config.sandboxId, log);
   if (tracing !== undefined) owner.stepTimes.forward(tracing);
   const context = { drivers, ledger, log: tracing === undefined ? log : log.with({ traceId: tracing.traceId }), observer: owner.stepTimes, onEvent: owner.onEvent, recordEnd: owner.recordEnd };

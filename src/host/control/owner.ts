@@ -41,7 +41,7 @@ const maxSpecBytes = 4 * 1024 * 1024;
 export class Owner {
   readonly log: Logger;
   /** How long the first steps took. */
-  readonly stepTimes = new StepTimes();
+  readonly stepTimes: StepTimes;
   /** The sandbox is taken over from an owner that has died: it is up, and soon ours. */
   readonly adopting: boolean;
   readonly events = new EventBroadcast<SandboxEvent & { readonly unixNanos: bigint }>();
@@ -69,7 +69,8 @@ export class Owner {
   #firstContainer: string | undefined;
 
   /** `giveUp` ends a start that is still under way. */
-  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger, options: { readonly sandboxId: string; readonly adopting: boolean }) {
+  constructor(starting: Promise<Sandbox>, giveUp: AbortController, store: ContainerStore, log: Logger, options: { readonly sandboxId: string; readonly adopting: boolean; readonly timings?: boolean }) {
+    this.stepTimes = new StepTimes({ askGuest: options.timings ?? false });
     this.#sandboxId = options.sandboxId;
     this.adopting = options.adopting;
     this.#starting = starting;

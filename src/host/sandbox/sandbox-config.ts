@@ -35,6 +35,8 @@ export interface SandboxConfig {
   readonly pristine?: boolean | undefined;
   /** Longest start. Default {@link defaultStartTimeoutMs}. */
   readonly startTimeoutMs?: number;
+  /** Ask the guest where the time of its calls goes. */
+  readonly timings?: boolean;
   /** Log at debug level. */
   readonly debug: boolean;
 }

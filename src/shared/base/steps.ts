@@ -1,5 +1,6 @@
 import { Deadline, orAbandon, type WaitOptions } from "./deadline.ts";
 import { RuntimeError } from "./errors.ts";
+import { collectCalls, type StepCall } from "./step-calls.ts";
 import { silentLogger, type Logger } from "./log.ts";
 
 /** How long one named step took. */
@@ -32,10 +33,14 @@ export interface StepRun {
   readonly startMs: number;
   readonly endMs: number;
   readonly error: unknown;
+  /** Calls it made, if the observer asked for them. */
+  readonly calls: readonly StepCall[];
 }
 
 /** Is told of every step that has ended. */
 export interface StepObserver {
+  /** Sent along with the calls of a step, so that whoever is called tells where the time goes. Undefined: nobody is asked. */
+  readonly traceparent?: string | undefined;
   ended(run: StepRun): void;
 }
 
@@ -89,10 +94,12 @@ export class Steps {
     if (this.signal?.aborted) throw new RuntimeError("canceled", `${this.operation}: canceled before "${name}"`, { cause: this.signal.reason });
     const startMs = performance.now();
     let failure: unknown;
+    const traceparent = this.#observer?.traceparent;
+    const calls: StepCall[] = [];
     this.#log.debug("step", { operation: this.operation, step: name });
     try {
       await this.#callHook(name, "before");
-      const result = await step();
+      const result = await (traceparent === undefined ? step() : collectCalls({ traceparent, calls }, step));
       await this.#callHook(name, "after");
       return result;
     } catch (error) {
@@ -101,7 +108,7 @@ export class Steps {
     } finally {
       const endMs = performance.now();
       this.timings.push({ name, startMs: startMs - this.#startedMs, durationMs: endMs - startMs });
-      this.#observer?.ended({ of: this, operation: this.operation, step: name, startMs, endMs, error: failure });
+      this.#observer?.ended({ of: this, operation: this.operation, step: name, startMs, endMs, error: failure, calls });
     }
   }
 

@@ -1,5 +1,6 @@
 import { create, fromBinary, toBinary, type DescMethod, type DescService, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import type { Duplex } from "node:stream";
+import type { CallPart } from "../base/call-parts.ts";
 import { orAbandon, type WaitOptions } from "../base/deadline.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { FrameConnection, connectionLost } from "./connection.ts";
@@ -10,6 +11,8 @@ import { MessageQueue } from "./message-queue.ts";
 /** Options of one call. The time limit goes to the server too; ttRPC has no cancel message, so an abandoned unary call goes on there and its answer is dropped. */
 export interface CallOptions extends WaitOptions {
   readonly metadata?: Readonly<Record<string, string>>;
+  /** Is told where the time of a unary call went, if the server says; what it says is not checked. */
+  readonly onParts?: (parts: readonly CallPart[]) => void;
 }
 
 /** The calls of a service: unary, or streams as async iterables. */
@@ -27,6 +30,7 @@ interface Call {
   /** Data frames of a streaming answer. */
   readonly messages: MessageQueue;
   readonly response: PromiseWithResolvers<Uint8Array>;
+  readonly onParts: CallOptions["onParts"];
 }
 
 /** The client end of a ttRPC connection. */
@@ -63,7 +67,7 @@ export class TtrpcClient {
     if (this.#connection.over) throw connectionLost(undefined);
     const streamId = this.#nextStreamId;
     this.#nextStreamId += 2;
-    const call: Call = { messages: new MessageQueue(), response: Promise.withResolvers<Uint8Array>() };
+    const call: Call = { messages: new MessageQueue(), response: Promise.withResolvers<Uint8Array>(), onParts: options.onParts };
     call.response.promise.catch(() => { /* a streaming call may never look at it */ });
     this.#calls.set(streamId, call);
     const flags = method.methodKind === "unary" ? 0 : moreToCome ? frameFlag.remoteOpen : frameFlag.remoteClosed;
@@ -103,7 +107,8 @@ export class TtrpcClient {
     if (frame.oversizedBytes !== undefined) {
       this.#finish(frame.streamId, call, new RuntimeError("resource_exhausted", `answer of ${frame.oversizedBytes} bytes`));
     } else if (frame.type === frameType.response) {
-      const { error, payload } = decodeResponse(frame.data);
+      const { error, payload, parts } = decodeResponse(frame.data);
+      if (parts.length > 0) call.onParts?.(parts);
       this.#finish(frame.streamId, call, error, payload);
     } else if (frame.type === frameType.data) {
       if ((frame.flags & frameFlag.noData) === 0 && !call.messages.push(frame.data)) this.#calls.delete(frame.streamId);

@@ -1,9 +1,10 @@
 import { create, fromBinary, toBinary, type DescMethod, type DescService, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import type { Duplex } from "node:stream";
+import { measureParts } from "../base/call-parts.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { FrameConnection, connectionLost } from "./connection.ts";
 import { frameFlag, frameType, maxFrameBytes, type Frame } from "./frame.ts";
-import { decodeRequest, encodeResponse, type WireRequest } from "./message.ts";
+import { decodeRequest, encodeResponse, traceHeader, type WireRequest } from "./message.ts";
 import { MessageQueue } from "./message-queue.ts";
 
 /** What a handler knows of its call. */
@@ -120,11 +121,14 @@ class ServerConnection {
     const request = decode(() => decodeRequest(frame.data), "invalid_argument", "unmarshal request error");
     const { method, handler } = this.#find(request);
     const context: CallContext = { signal: this.#gone.signal, metadata: new Map(request.metadata) };
-    const answer = handler(this.#input(frame, method, request), context);
+    const input = this.#input(frame, method, request);
     if (method.methodKind === "unary" || method.methodKind === "client_streaming") {
-      const message = create(method.output, await answer as MessageInitShape<DescMethod["output"]>); // what the handler's type promises
-      return encodeResponse(undefined, toBinary(method.output, message));
+      const work = async (): Promise<unknown> => handler(input, context);
+      const { result, parts } = context.metadata.has(traceHeader) ? await measureParts(work) : { result: await work(), parts: [] };
+      const message = create(method.output, result as MessageInitShape<DescMethod["output"]>); // what the handler's type promises
+      return encodeResponse(undefined, toBinary(method.output, message), parts);
     }
+    const answer = handler(input, context);
     for await (const message of answer as AsyncIterable<MessageInitShape<DescMethod["output"]>>) { // as above
       if (this.#connection.over) throw connectionLost(undefined);
       await this.#connection.send(frame.streamId, frameType.data, 0, toBinary(method.output, create(method.output, message)));
