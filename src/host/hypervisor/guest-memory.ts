@@ -53,6 +53,8 @@ export async function copyMemory(fromFd: number, toFd: number | undefined, bytes
       if (toFd !== undefined) await write(toFd, block, 0, block.length, start + offset);
     }
   }
+  // Also when it ends with zeros.
+  if (toFd !== undefined) ftruncateSync(toFd, bytes);
   return { hash: hash.digest("hex"), usedBytes };
 }
 
