@@ -132,9 +132,14 @@ describe("a template", { skip }, () => {
       assert.ok(attempts.length >= 6);
       // To open it is allowed; the seals are what protects it.
       assert.deepEqual(attempts.filter((line) => !/: (EPERM|EACCES|EBADF|EINVAL)$/.test(line) && line !== "open anew: done"), []);
+      const disk = vm.file("plugged");
+      writeFileSync(disk, "");
+      truncateSync(disk, 16 * 1024 * 1024);
+      await vm.vm.plugDisk({ diskId: "disk0", path: disk, format: "raw", readOnly: false }, within);
       const agent = await vm.connect();
       try {
-        // All of its memory, and of what QEMU gives it: the root disk, both ports, the console.
+        // All of its memory, and of what QEMU gives it: the root disk, one that was plugged, both ports, the console.
+        assert.equal(await agent.sh("until [ -b /dev/sda ]; do sleep 0.1; done; dd if=/dev/urandom of=/dev/sda bs=1M 2>/dev/null; sync; dd if=/dev/sda bs=1M 2>/dev/null | wc -c", 60_000), String(16 * 1024 * 1024));
         await agent.run("mkdir /all; mount -t tmpfs -o size=100% all /all; cat /dev/zero | tr '\\0' 'x' > /all/x; dd if=/dev/zero of=/dev/vda bs=1M count=1; head -c 100000 /dev/urandom > /dev/console; rm /all/x", 120_000);
       } finally {
         agent.close();
