@@ -11,6 +11,7 @@ import { ensureImage, type PullPolicy } from "../host/storage/images/pull.ts";
 import { doneBefore } from "../host/control/repeated-calls.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
+import type { CommandTimes } from "./command-times.ts";
 import { CidFile } from "./commands/cidfile.ts";
 import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.ts";
 import { formatTimings } from "./format/timings.ts";
@@ -33,11 +34,14 @@ export interface LaunchOptions {
   readonly timings?: boolean;
   /** Longest start of the sandbox. Default {@link defaultStartTimeoutMs}. */
   readonly startTimeoutMs?: number | undefined;
+  /** Takes the command's own times for {@link timings}. */
+  readonly times?: CommandTimes;
 }
 
 /** Makes a container on disk; its image is fetched first if it is not here. */
 export async function makeContainer(options: ContainerOptions, launch: LaunchOptions, wait: WaitOptions): Promise<ContainerRecord> {
   const progress = new Progress({ quiet: launch.quiet });
+  launch.times?.next("write the container down");
   try {
     const image = await ensureImage(launch.folders, options.image, { ...wait, pull: launch.pull ?? "missing", onProgress: progress.step, ...(!launch.quiet && { onBlobs: progress.blobs }) });
     const cidFile = CidFile.claim(launch.cidFile);
@@ -57,13 +61,19 @@ export async function makeContainer(options: ContainerOptions, launch: LaunchOpt
 /** Boots the container's sandbox and makes it in there. */
 export async function bootContainer(record: ContainerRecord, launch: LaunchOptions, stdio: StdioPlan, wait: WaitOptions): Promise<PreparedContainer> {
   const progress = new Progress({ quiet: launch.quiet });
+  launch.times?.next("find guest image and template");
   try {
     const startTimeoutMs = launch.startTimeoutMs ?? defaultStartTimeoutMs;
     const { setup, notes } = await prepareHost(launch.folders, { startTimeoutMs, debug: launch.debug, timings: launch.timings ?? false, coldBoot: record.coldBoot, onProgress: progress.step });
     progress.done();
     if (!launch.quiet) for (const note of notes) process.stderr.write(`casemate: ${note}\n`);
     if (process.stderr.isTTY) progress.step("starting the sandbox");
-    const prepared = await prepareContainer(record, setup, stdio, { timeoutMs: startTimeoutMs + createTimeoutMs, ...wait });
+    launch.times?.next("start the owner, which starts the sandbox");
+    const prepared = await prepareContainer(record, setup, stdio, {
+      timeoutMs: startTimeoutMs + createTimeoutMs, ...wait,
+      onConnected: async () => { launch.times?.next("let the owner make the container"); },
+    });
+    launch.times?.next("attach, and let the owner start the container");
     progress.done();
     if (!launch.quiet) for (const warning of prepared.warnings) process.stderr.write(`casemate: warning: ${warning}\n`);
     return prepared;
@@ -93,7 +103,8 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
     try {
       await client.call(async ({ task }) => { await task.start({ id: containerId }, wait); }, doneBefore.start);
       abort?.dispose(); // from now on signals are the container's
-      if (launch.timings === true) process.stderr.write(formatTimings((await client.owner.inspect({})).stepTimes));
+      launch.times?.next("print this");
+      if (launch.times !== undefined) process.stderr.write(formatTimings(launch.times.with(await client.owner.inspect({}))));
     } catch (error) {
       await giveUpStart(client, record);
       throw error;

@@ -5,6 +5,7 @@ import { cloneSandbox } from "../../host/containers/clone-sandbox.ts";
 import { connectOwner } from "../../host/control/owner-client.ts";
 import { readSnapshot } from "../../host/template/snapshot-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
+import { CommandTimes } from "../command-times.ts";
 import { discard, makeContainer, runToExit, startAndFollow, type LaunchOptions } from "../launch.ts";
 import { lastKnownEnd, requireTerminal, runSession, sessionExitCode } from "../terminal/session.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
@@ -45,7 +46,7 @@ export async function runInPod(pod: PodRecord, image: string, args: readonly str
 
 async function runContainer(image: string, args: readonly string[], flags: RunCommandFlags, command: Command, pod: PodRecord | undefined): Promise<void> {
   const folders = foldersOf(command);
-  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, timings: flags.timings ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
+  const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, timings: flags.timings ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout), ...(flags.timings === true && { times: new CommandTimes("casemate run") }) };
   const options = { ...toContainerOptions(image, args, flags, folders), ...(pod !== undefined && { pod }) };
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });

@@ -39,6 +39,7 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
         memoryBytes: BigInt(sandbox.size.memoryBytes),
         vcpuCount: sandbox.size.vcpuCount,
         stepTimes: owner.stepTimes.kept.map(({ operation, step, startMs, durationMs, depth }) => ({ operation, step, depth, startMicros: BigInt(Math.round(startMs * 1000)), durationMicros: BigInt(Math.round(durationMs * 1000)) })),
+        stepsBeganUnixMicros: BigInt(Math.round(owner.stepTimes.beganUnixMs * 1000)),
         startedBy: sandbox.startedBy,
         state: sandbox.state,
         guestKernel: sandbox.guestKernel,

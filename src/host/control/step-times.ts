@@ -22,6 +22,8 @@ const ownTraceparent = `00-${"0".repeat(31)}1-${"0".repeat(15)}1-00`;
 export class StepTimes implements StepObserver {
   readonly kept: StepTime[] = [];
   readonly #startedMs = performance.now();
+  /** When the owner began to work on the sandbox. */
+  readonly beganUnixMs = performance.timeOrigin + this.#startedMs;
   /** Where spans go; undefined: nowhere. */
   #next: StepObserver | undefined;
   readonly #askGuest: boolean;
