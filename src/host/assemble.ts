@@ -4,7 +4,7 @@ import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../shared/base/errors.ts";
 import { createMemoryFile } from "../shared/linux/memfd.ts";
-import { connectAgent } from "./agent-client/agent-client.ts";
+import type { connectAgent } from "./agent-client/agent-client.ts";
 import { kernelCommandLine } from "./guest-image/guest-image.ts";
 import { hostKey } from "./hypervisor/qemu/accelerator.ts";
 import { qemuArguments } from "./hypervisor/qemu/arguments.ts";
@@ -56,8 +56,8 @@ export const drivers: SandboxDrivers = {
     const { madeInMs = 0 } = template === undefined ? {} : readTemplate(folders, template) ?? {};
     return Math.max(leastRestoreTimeoutMs, madeInMs);
   },
-  connectAgent(config, wait) {
-    return connectAgent(sandboxPaths(config.folders, config.sandboxId), wait);
+  async connectAgent(config, wait) {
+    return (await loadAgentClient()).connectAgent(sandboxPaths(config.folders, config.sandboxId), wait);
   },
   async startNetwork(config, user, ledger, undo, steps) {
     return startUserNetwork({
@@ -90,6 +90,11 @@ export const drivers: SandboxDrivers = {
     return ledger.releaseAll(releasers);
   },
 };
+
+/** The client of the agent, whose protocol takes 10 ms to load: who starts a VM does it while the VM starts. */
+export async function loadAgentClient(): Promise<{ readonly connectAgent: typeof connectAgent }> {
+  return import("./agent-client/agent-client.ts");
+}
 
 /** Which accelerator this kind of machine has. */
 export { chooseAccelerator } from "./hypervisor/qemu/accelerator.ts";

@@ -1,8 +1,5 @@
-import { create } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Deadline, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { CreateOptionsSchema } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import { verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts";
 import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
@@ -69,6 +66,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const disk = containerPaths(folders, record.containerId).disk;
   const warnings = record.pod === undefined ? await startOwnSandbox(record, setup, stdio, disk, remaining()) : await joinPod(record, record.pod, setup, disk, remaining());
   const client = await connectOwner(folders, record.sandboxId);
+  const { packCreateOptions } = await import("../control/create-options.ts"); // with the descriptors that connecting has loaded
   try {
     await options.onConnected?.(client);
     await client.call(async ({ task }) => { await task.create({
@@ -76,7 +74,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
       bundle: containerPaths(folders, record.containerId).folder,
       rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
       terminal: record.terminal,
-      options: anyPack(CreateOptionsSchema, create(CreateOptionsSchema, {
+      options: packCreateOptions({
         user: record.user === "" ? rootUser : record.user,
         createCwd: true,
         stdin: stdio.stdin,
@@ -91,7 +89,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
         noLog: record.settings?.logging?.driver === "none",
         logMaxFileBytes: BigInt(record.settings?.logging?.maxFileBytes ?? 0),
         logMaxFiles: record.settings?.logging?.maxFiles ?? 0,
-      })),
+      }),
     }, remaining()); }, doneBefore.create);
     if (record.settings !== undefined) await writeEtcFiles(client, record);
     return { client, warnings };

@@ -1,9 +1,10 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { connectUnix } from "../../shared/linux/unix-socket.ts";
-import { Owner } from "../../shared/protocol/gen/owner_pb.ts";
+import type { Owner } from "../../shared/protocol/gen/owner_pb.ts";
 import type { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
 import { TtrpcClient, createServiceClient, type ServiceClient } from "../../shared/ttrpc/client.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
+import { loadOwnerService, loadTaskService } from "./owner-protocol.ts";
 
 /** What an owner serves, over one connection. */
 interface OwnerConnection {
@@ -116,23 +117,24 @@ class LastingClient implements OwnerClient {
 
 async function connect(folders: StateFolders, sandboxId: string, { revive = true }: ConnectOptions = {}): Promise<OwnerConnection> {
   const { ownerSocket } = sandboxPaths(folders, sandboxId);
+  const { Owner: service } = await loadOwnerService();
   try {
-    return connectionOver(await connectUnix(ownerSocket));
+    return connectionOver(await connectUnix(ownerSocket), service);
   } catch (error) {
     if (!revive) throw new RuntimeError("unavailable", `connect to the owner of sandbox "${sandboxId}"`, { cause: error, reason: "no_owner" });
     // Loaded when it is needed: a call to a living owner does without.
     const { reviveOwner } = await import("./revive-owner.ts");
-    return connectionOver(await reviveOwner(folders, sandboxId));
+    return connectionOver(await reviveOwner(folders, sandboxId), service);
   }
 }
 
-function connectionOver(socket: Awaited<ReturnType<typeof connectUnix>>): OwnerConnection {
+function connectionOver(socket: Awaited<ReturnType<typeof connectUnix>>, service: typeof Owner): OwnerConnection {
   const client = TtrpcClient.over(socket);
   let over = false;
   void client.closed.then(() => { over = true; });
   return {
     task: taskClient(client),
-    owner: createServiceClient(Owner, client),
+    owner: createServiceClient(service, client),
     closed: client.closed,
     keepAlive: (keep) => { if (keep) socket.ref(); else socket.unref(); },
     get over() { return over; },
@@ -140,10 +142,10 @@ function connectionOver(socket: Awaited<ReturnType<typeof connectUnix>>): OwnerC
   };
 }
 
-/** Reads the descriptors with the first call: they take 8 ms, and a short command has no use for them. */
+/** Reads the descriptors with the first call. */
 function taskClient(client: TtrpcClient): ServiceClient<typeof Task> {
   let loading: Promise<ServiceClient<typeof Task>> | undefined;
-  const load = async (): Promise<ServiceClient<typeof Task>> => createServiceClient((await import("../../shared/protocol/gen/containerd/task_pb.ts")).Task, client);
+  const load = async (): Promise<ServiceClient<typeof Task>> => createServiceClient((await loadTaskService()).Task, client);
   return new Proxy({} as ServiceClient<typeof Task>, { // every method of Task is unary: a call that loads first is of the same type
     get: (_target, name: keyof ServiceClient<typeof Task>) => async (...args: Parameters<ServiceClient<typeof Task>[typeof name]>): Promise<unknown> => {
       const task = await (loading ??= load());

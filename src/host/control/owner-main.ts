@@ -2,18 +2,12 @@
 // comes after it ("again") takes over what is there. Descriptor 3, when open, takes one line of
 // JSON as soon as the sandbox is up or has failed (docs/files.md, "ready line").
 import { closeSync, existsSync, fstatSync, writeSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { RuntimeError, codeOf, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
-import { peerCredentials } from "../../shared/linux/peer-credentials.ts";
-import { listenUnix } from "../../shared/linux/unix-socket.ts";
-import { Owner as OwnerApi } from "../../shared/protocol/gen/owner_pb.ts";
-import { Task } from "../../shared/protocol/gen/containerd/task_pb.ts";
-import { TtrpcServer } from "../../shared/ttrpc/server.ts";
-import { drivers } from "../assemble.ts";
+import { drivers, loadAgentClient } from "../assemble.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import { defaultStartTimeoutMs, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore } from "../store/container-store.ts";
@@ -23,11 +17,9 @@ import { sandboxOfFolder, sandboxPaths } from "../store/paths.ts";
 import { savedSandbox, type SandboxRecord } from "../store/saved-records.ts";
 import { readStateFile, setAside } from "../store/state-file.ts";
 import { Owner } from "./owner.ts";
-import { ownerService } from "./owner-service.ts";
 import { openLedger, releaseHeld, releaseLostSandbox } from "./lost-sandbox.ts";
 import { removeSandboxFolder } from "./sweep.ts";
 import { startTracing } from "./tracing.ts";
-import { taskService } from "./task-service.ts";
 
 /** Time a sandbox gets to end politely when its owner is told to. */
 const stopTimeoutMs = 12_000;
@@ -58,10 +50,16 @@ async function main(folder: string, again: boolean): Promise<number> {
   const tracing = await startTracing(process.env, config.sandboxId, log);
   if (tracing !== undefined) owner.stepTimes.forward(tracing);
   const context = { drivers, ledger, log: tracing === undefined ? log : log.with({ traceId: tracing.traceId }), observer: owner.stepTimes, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
-  const server = serve(owner, paths.ownerSocket);
   process.on("SIGTERM", () => void owner.finish(stopTimeoutMs));
+  const making = record === undefined ? Sandbox.create(config, context, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal }) : Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
+  making.catch(() => { /* awaited below */ });
+  const server = await serveMeanwhile(owner, paths.ownerSocket).catch(async (error: unknown) => {
+    giveUp.abort(error);
+    await making.then((sandbox) => sandbox.stop(0), () => undefined);
+    throw error;
+  });
   try {
-    const sandbox = record === undefined ? await Sandbox.create(config, context, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal }) : await Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
+    const sandbox = await making;
     starting.resolve(sandbox);
     if (config.clone !== undefined && record === undefined) await owner.noteClone();
     if (record !== undefined) log.info("sandbox taken over", { containers: sandbox.containers.size });
@@ -143,25 +141,13 @@ function reportFailure(error: unknown, log: Logger): void {
   announce({ error: { code: codeOf(error), message: describeError(error), reason: RuntimeError.is(error) ? error.reason : undefined, hint: RuntimeError.is(error) ? error.hint : undefined } });
 }
 
-/** Serves both services to processes of the same user, and to root. */
-function serve(owner: Owner, socketPath: string): { close(): void } {
-  const services = new TtrpcServer();
-  services.addService(Task, taskService(owner));
-  services.addService(OwnerApi, ownerService(owner));
-  const server = createServer({ allowHalfOpen: true }, (socket) => {
-    const { uid } = peerCredentials(socket);
-    if (uid !== 0 && uid !== process.geteuid?.()) {
-      owner.log.warn("connection of another user refused", { uid });
-      socket.destroy();
-      return;
-    }
-    owner.connectionOpened();
-    services.serve(socket).finally(() => owner.connectionClosed()).catch((error: unknown) => owner.log.debug("connection ended", { error: describeError(error) }));
-  });
-  const umask = process.umask(0o177);
-  server.listen({ fd: listenUnix(socketPath) }); // not by its path, which may be longer than an address of a socket
-  process.umask(umask);
-  return { close: () => { server.close(); } };
+/** Loads the services, and what the agent will be asked with, while QEMU starts: nothing that is needed until then. */
+async function serveMeanwhile(owner: Owner, socketPath: string): Promise<{ close(): void }> {
+  await setImmediate(); // QEMU is on its way
+  const { serve } = await import("./owner-server.ts");
+  const server = serve(owner, socketPath);
+  await loadAgentClient();
+  return server;
 }
 
 /** Tells the process that started the owner how it went. A restarted owner has nobody to tell; `unheard`: whoever there was has gone. */

@@ -9,6 +9,7 @@ import { packageNode, packageRoot } from "../config/package-root.ts";
 import type { SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { taggedEnvironment } from "../store/tagged-process.ts";
+import { loadOwnerProtocol } from "./owner-protocol.ts";
 import { tracingEnvironment } from "./tracing.ts";
 
 /** What the owner says on its ready line. */
@@ -31,10 +32,11 @@ export async function startOwner(config: SandboxConfig, options: WaitOptions): P
   claimFolder(paths.folder, config.sandboxId);
   const log = openSync(paths.ownerLog, "a", 0o600);
   try {
-    writeFileAtomic(paths.state, JSON.stringify(config, undefined, 1));
+    writeFileAtomic(paths.state, JSON.stringify(config, undefined, 1), undefined, { durable: false }); // as short-lived as its folder
     const supervisor = await launchSupervisor(config.sandboxId, [paths.folder], ["ignore", log, log, "pipe"]);
     const line = supervisor.child.stdio[3] as Readable; // a pipe, as asked for above
     try {
+      await loadOwnerProtocol(); // it is needed next, and the owner loads its own program meanwhile
       return await orAbandon(readReadyLine(line, paths.ownerLog), `start sandbox "${config.sandboxId}"`, options);
     } finally {
       line.destroy();

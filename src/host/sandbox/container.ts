@@ -1,8 +1,8 @@
-import { create } from "@bufbuild/protobuf";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Step, Steps } from "../../shared/base/steps.ts";
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
-import { StorageSchema, type Storage } from "../../shared/protocol/gen/agent/agent_pb.ts";
+import type { StorageSchema } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import type { OciMount, OciResources, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { nextState, requireState, type ContainerOperation, type ContainerState } from "./container-state.ts";
@@ -277,11 +277,14 @@ function requireShares(context: ContainerContext, source: string): SandboxShares
   return context.shares;
 }
 
+/** A mount in the guest, as the protocol has it. */
+type Storage = MessageInitShape<typeof StorageSchema> & { readonly mountPoint: string };
+
 /** The guest's mounts for a root file system: images below, the writable layer on top, or one share. */
 function rootStorages(containerId: string, disks: RootDisks, rootShare: string | undefined): { storages: Storage[]; rootPath: string } {
   if (rootShare !== undefined) return { storages: [], rootPath: rootShare };
   const folder = guestPaths.container(containerId);
-  const scsi = (disk: HeldDisk, fsType: string, mountPoint: string, options: string[]): Storage => create(StorageSchema, { driver: "scsi", driverOptions: [`serial=${disk.diskId}`], source: disk.scsiAddress, fstype: fsType, mountPoint, options });
+  const scsi = (disk: HeldDisk, fsType: string, mountPoint: string, options: string[]): Storage => ({ driver: "scsi", driverOptions: [`serial=${disk.diskId}`], source: disk.scsiAddress, fstype: fsType, mountPoint, options });
   const lower = disks.lower.map(({ disk, fsType }) => scsi(disk, fsType, guestPaths.image(disk.diskId), ["ro"]));
   const rootPath = `${folder}/rootfs`;
   if (disks.upper === undefined) {
@@ -291,12 +294,12 @@ function rootStorages(containerId: string, disks: RootDisks, rootShare: string |
   }
   const upper = scsi(disks.upper, "ext4", `${folder}/rw`, ["rw", "noatime"]);
   if (lower.length === 0) return { storages: [upper], rootPath: upper.mountPoint };
-  const overlay = create(StorageSchema, {
+  const overlay: Storage = {
     driver: "overlayfs",
     source: "overlay",
     fstype: "overlay",
     mountPoint: rootPath,
     options: [`lowerdir=${lower.map(({ mountPoint }) => mountPoint).join(":")}`, `upperdir=${folder}/rw/upper`, `workdir=${folder}/rw/work`],
-  });
+  };
   return { storages: [...lower, upper, overlay], rootPath };
 }

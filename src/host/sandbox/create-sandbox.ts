@@ -9,7 +9,6 @@ import type { Ledger } from "../store/ledger.ts";
 import { creatingSandbox, savedRecords } from "../store/saved-records.ts";
 import type { SandboxUser } from "../store/sandbox-user.ts";
 import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
-import { configureGuestNetwork } from "./guest-network.ts";
 import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
 import { raceDeath } from "./vm-death.ts";
 
@@ -97,7 +96,7 @@ export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
   { name: "bring vCPUs online", when: (build) => isNew(build) && build.config.vcpuCount > 1, run: ({ connection, config }, wait) => connection.agent.onlineCPUMem({ nbCpus: config.vcpuCount, cpuOnly: true }, wait) },
   { name: "plug NIC", when: (build) => isNew(build) && build.network !== undefined, run: ({ vm, network }, wait) => vm.plugNic(made(network).nic, wait) },
   // Without a network the guest has nothing but the name it got with its identity.
-  { name: "configure network", when: ({ network }) => network !== undefined, run: ({ connection, config, network }, wait) => configureGuestNetwork(connection, config, network?.guest, wait) },
+  { name: "configure network", when: ({ network }) => network !== undefined, run: configureNetwork },
   { name: "plug share", when: ({ shares }) => shares !== undefined, run: ({ vm, shares }, wait) => vm.plugShare(made(shares).device, wait) },
   { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
 ];
@@ -107,6 +106,12 @@ function writePlan({ config, surroundings: { drivers, ledger }, undo }: SandboxB
   const planned = drivers.planned(config);
   undo.add("record", () => ledger.strike(creatingSandbox, ...savedRecords(ledger), ...planned.filter((record) => ledger.isReserved(record))));
   ledger.reserve([creatingSandbox, ...planned, ...config.clone?.records ?? []]);
+}
+
+/** Loaded while the guest wakes, with the protocol's descriptors. */
+async function configureNetwork({ connection, config, network }: SandboxBuild, wait: WaitOptions): Promise<void> {
+  const { configureGuestNetwork } = await import("./guest-network.ts");
+  await configureGuestNetwork(connection, config, network?.guest, wait);
 }
 
 async function mountShare({ connection, shares }: SandboxBuild, wait: WaitOptions): Promise<void> {

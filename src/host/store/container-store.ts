@@ -129,8 +129,8 @@ export class ContainerStore {
     this.#claimName(record);
     try {
       mkdirSync(paths.folder, { recursive: true, mode: 0o700 });
-      writeFileAtomic(paths.spec, JSON.stringify(spec, undefined, 1));
-      this.writeStatus(record.containerId, newStatus);
+      writeFileAtomic(paths.spec, JSON.stringify(spec, undefined, 1), undefined, { durable: "content" });
+      writeFileAtomic(paths.status, JSON.stringify(newStatus, undefined, 1), undefined, { durable: "content" });
       writeFileAtomic(paths.record, JSON.stringify(record, undefined, 1));
     } catch (error) {
       this.remove(record);
