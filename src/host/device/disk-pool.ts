@@ -24,10 +24,12 @@ export class DiskPool {
   readonly #disks = new Map<string, PooledDisk>();
   /** Ids of disks that are about to be plugged, by path. */
   readonly #planned = new Map<string, string>();
-  #nextNumber = 0;
+  #nextNumber: number;
 
-  constructor(vm: Pick<VirtualMachine, "plugDisk" | "unplug">) {
+  /** `firstNumber`: ids begin with it. */
+  constructor(vm: Pick<VirtualMachine, "plugDisk" | "unplug">, firstNumber = 0) {
     this.#vm = vm;
+    this.#nextNumber = firstNumber;
   }
 
   /** The id that the disk of that path has, or will have when it is taken. */

@@ -34,6 +34,8 @@ import { nextSandboxState, requireSandboxRunning, type SandboxState } from "./sa
 
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
 const powerOffTimeoutMs = 5_000;
+/** The guest may still have to take out what was plugged before it was saved, and tells a new disk from an old one by its id. */
+const firstDiskOfClones = 100;
 /** Longest wait for the VM's end by force: the VMM's own limit is half of that. */
 const forceTimeoutMs = 10_000;
 /** Longest wait for a guest to kill, or to remove, one container: crun takes some 2 s under emulation. */
@@ -156,7 +158,7 @@ export class Sandbox {
     this.#context = context;
     this.#connection = parts.connection;
     this.#shares = parts.shares;
-    this.#disks = new DiskPool(parts.vm);
+    this.#disks = new DiskPool(parts.vm, parts.vm.startedBy === "template" ? firstDiskOfClones : 0);
     this.#room = new SandboxRoom(parts.vm, parts.connection.agent, { memoryBytes: Math.max(config.memoryBytes, bootMemoryBytes), vcpuCount: config.vcpuCount }, {
       ...(config.maxMemoryBytes !== undefined && { memoryBytes: config.maxMemoryBytes }),
       ...(config.maxVcpuCount !== undefined && { vcpuCount: config.maxVcpuCount }),
