@@ -3,6 +3,7 @@
 // - top: the container's processes, no others
 // - update: limits of a running container, refused ones leave everything as it was
 // - pause and unpause: a container, and the whole sandbox; what needs the guest says why it cannot
+// - a VM whose containers need more memory than it has gets more; one with limits does not
 // - a container that eats memory ends with 137 and says so
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -61,4 +62,16 @@ test("a container that eats more memory than it may ends with 137, marked as kil
   const { code } = await casemate.run(["run", "--name", "eater", "-m", "20m", "busybox", "tail", "/dev/zero"]);
   const [inspected] = JSON.parse(await casemate.ok(["inspect", "eater"])) as { readonly State: { readonly OOMKilled: boolean; readonly ExitCode: number } }[];
   assert.deepEqual([code, inspected?.State.OOMKilled, inspected?.State.ExitCode], [137, true, 137]);
+});
+
+test("a container without a limit gets more memory than the VM began with", { skip }, async () => {
+  // Pages of a tmpfs cannot be taken back: without more memory, the writer is killed.
+  await casemate.ok(["run", "-d", "--name", "grower", "--tmpfs", "/m:size=2g", "busybox", "sleep", "1000"]);
+  const total = async (): Promise<number> => Number(/MemTotal:\s+(\d+)/.exec(await casemate.ok(["exec", "grower", "cat", "/proc/meminfo"]))?.[1]) * 1024;
+  assert.ok(await total() < 1024 ** 3);
+  await casemate.ok(["exec", "grower", "sh", "-c", "dd if=/dev/zero of=/m/zeros bs=1M count=1000"]);
+  assert.ok(await total() > 1.1 * 1024 ** 3);
+  const [inspected] = JSON.parse(await casemate.ok(["inspect", "grower"])) as { readonly State: { readonly OOMKilled: boolean; readonly Running: boolean } }[];
+  assert.deepEqual([inspected?.State.Running, inspected?.State.OOMKilled], [true, false]);
+  await casemate.ok(["rm", "-f", "grower"]);
 });

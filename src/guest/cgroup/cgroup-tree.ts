@@ -9,6 +9,9 @@ const reserveBytes = 80 * 1024 * 1024;
 /** In a VM that small the containers may still have this much; then the reserve is what is left. */
 const leastContainerBytes = 64 * 1024 * 1024;
 
+/** What a limit file says when there is none; the protocol's word for it is the largest number. */
+export const unlimited = 2n ** 64n - 1n;
+
 /** Names of the top-level cgroups (docs/agent.md). */
 export const cgroups = { agent: "/agent", containers: "/containers", vm: "/vm" } as const;
 
@@ -95,6 +98,13 @@ export function parseFlatKeyed(text: string): Map<string, number> {
     const [key, value] = line.split(" ");
     return key === undefined || value === undefined || !/^\d+$/.test(value) ? [] : [[key, Number(value)]];
   }));
+}
+
+/** A number, or "max"; 0 for a file that is missing. */
+export function parseAmount(text: string): bigint {
+  const trimmed = text.trim();
+  if (trimmed === "max") return unlimited;
+  return /^\d+$/.test(trimmed) ? BigInt(trimmed) : 0n;
 }
 
 /** A cgroup's file; empty when the cgroup, or its controller, is gone. */

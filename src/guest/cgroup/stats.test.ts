@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { cgroupStats, parseAmount } from "./stats.ts";
+import { parseAmount } from "./cgroup-tree.ts";
+import { cgroupStats } from "./stats.ts";
 import { parseNetDev } from "../network/network-stats.ts";
 
 const files: Readonly<Record<string, string>> = {

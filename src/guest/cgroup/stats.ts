@@ -1,12 +1,9 @@
 import { create } from "@bufbuild/protobuf";
 import { CgroupStatsSchema, type BlkioStatsEntry, BlkioStatsEntrySchema, type CgroupStats, type HugetlbStats, HugetlbStatsSchema } from "../../shared/protocol/gen/agent/agent_pb.ts";
-import { cgroupFile, parseFlatKeyed, readIfThere } from "./cgroup-tree.ts";
+import { cgroupFile, parseAmount, parseFlatKeyed, readIfThere, unlimited } from "./cgroup-tree.ts";
 import { readdirSync } from "node:fs";
 
 const nanosPerMicro = 1000n;
-/** What a limit file says when there is none; the protocol's word for it is the largest number. */
-const unlimited = 2n ** 64n - 1n;
-
 /** Reads a file of the cgroup; empty when it does not exist. */
 export type CgroupReader = (file: string) => string;
 
@@ -64,13 +61,6 @@ function blkioStats(text: string): { ioServiceBytesRecursive: BlkioStatsEntry[];
     operations.push(entry("Read", "rios"), entry("Write", "wios"), entry("Discard", "dios"));
   }
   return { ioServiceBytesRecursive: bytes, ioServicedRecursive: operations };
-}
-
-/** A number, or "max"; 0 for a file that is missing. */
-export function parseAmount(text: string): bigint {
-  const trimmed = text.trim();
-  if (trimmed === "max") return unlimited;
-  return /^\d+$/.test(trimmed) ? BigInt(trimmed) : 0n;
 }
 
 /** For pids the protocol's "no limit" is 0. */

@@ -28,6 +28,8 @@ export class Container {
   started = false;
   paused = false;
   removing = false;
+  /** It has a memory limit of its own. */
+  memoryLimited: boolean;
   /** What creation took: storages, bundle, cgroup, OOM watch. Runs in reverse on removal. */
   readonly teardown: UndoStack;
 
@@ -36,6 +38,7 @@ export class Container {
     this.spec = spec;
     this.init = init;
     this.teardown = teardown;
+    this.memoryLimited = (spec.linux?.resources?.memory?.limit ?? 0) > 0;
   }
 
   get containerId(): string { return this.name.containerId; }

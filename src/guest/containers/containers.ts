@@ -3,9 +3,10 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import { timePart } from "../../shared/base/call-parts.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { withUndo, type UndoStack } from "../../shared/base/undo.ts";
-import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { OciProcess, OciResources, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import type { CreateContainerRequest, Exit, ExecRequest, Stdio } from "../../shared/protocol/gen/casemate_pb.ts";
-import { cgroups, killCgroup, limitContainers, makeCgroup, removeCgroup } from "../cgroup/cgroup-tree.ts";
+import { cgroups, killCgroup, makeCgroup, removeCgroup } from "../cgroup/cgroup-tree.ts";
+import { MemoryWatch } from "../cgroup/memory-watch.ts";
 import { oomKillCount, watchOom } from "../cgroup/oom-watch.ts";
 import type { EventLog } from "../events.ts";
 import { ConsoleSocket } from "../linux/console-socket.ts";
@@ -42,9 +43,16 @@ export class Containers {
   /** Creations under way. */
   readonly #creating = new Map<string, Promise<Container>>();
   readonly #vmProcesses = new Map<string, GuestProcess>();
+  readonly #memoryWatch: MemoryWatch;
 
   constructor(context: ContainersContext) {
     this.#context = context;
+    this.#memoryWatch = new MemoryWatch(context.events);
+  }
+
+  /** Lets the containers have what memory there is; after it, or their limits, changed. `coming`: one that is just being made. */
+  shareMemory(coming?: Pick<Container, "memoryLimited">): void {
+    this.#memoryWatch.adjust([...this.#containers.values(), ...(coming === undefined ? [] : [coming])].some(({ memoryLimited }) => !memoryLimited));
   }
 
   /** Makes a container whose process waits for {@link start}; undoes everything when a step fails. Returns the process's pid. */
@@ -127,6 +135,7 @@ export class Containers {
     container.removing = true;
     const failures = await container.teardown.run();
     this.#containers.delete(containerId);
+    this.shareMemory();
     for (const process of container.processes) process.stdio.forget();
     const [first] = failures;
     if (first !== undefined) throw RuntimeError.wrap(first, `remove container "${containerId}"`);
@@ -147,11 +156,12 @@ export class Containers {
   }
 
   /** Changes limits; `resources` is OCI's `linux.resources`. */
-  async update(containerId: string, resources: object): Promise<void> {
+  async update(containerId: string, resources: OciResources): Promise<void> {
     const container = this.container(containerId);
     const { madeAs } = container.name;
     this.#requireStatus(container, "update", ["created", "running", "paused"]);
-    limitContainers(); // memory may have been plugged for this very change
+    container.memoryLimited = limitsMemory(resources) ?? container.memoryLimited;
+    this.shareMemory(); // memory may have been plugged for this very change
     const file = bundleFile(madeAs, "resources.json");
     await writeFile(file, JSON.stringify(resources));
     await this.#context.crun.update(madeAs, bundleFile(madeAs, "crun.log"), file);
@@ -218,7 +228,7 @@ export class Containers {
     const user = await timePart("look up user", () => lookUpUser(request.user, given.root.path));
     const spec = prepareSpec(given, containerId, prepareProcess(given.process, request.stdio, user));
     await makeBundle(containerId, spec, undo);
-    limitContainers();
+    this.shareMemory({ memoryLimited: limitsMemory(spec.linux?.resources) ?? false });
     const cgroup = containerCgroup(containerId);
     undo.add("cgroup", () => removeCgroup(cgroup));
     undo.add("crun's container", () => this.#deleteFromCrun(containerId));
@@ -294,6 +304,12 @@ export class Containers {
     if (allowed.includes(container.status) && !container.removing) return;
     throw new RuntimeError("failed_precondition", `${operation} container "${container.containerId}": it is ${container.removing ? "being removed" : container.status}, must be ${allowed.join(" or ")}`, { reason: "wrong_state" });
   }
+}
+
+/** Whether a container with these has a memory limit; undefined: they do not say. */
+function limitsMemory(resources: OciResources | undefined): boolean | undefined {
+  const limit = resources?.memory?.limit;
+  return limit === undefined ? undefined : limit > 0;
 }
 
 /** The cgroup of an exec that has one of its own. */

@@ -75,7 +75,10 @@ export function agentService(guest: Guest): ServiceImplementation<typeof AgentSe
     destroySandbox: async () => { await containers.stopAll(0); return {}; },
     onlineCPUMem: async ({ nbCpus, cpuOnly }) => {
       if (nbCpus > 0) await onlineCpus(nbCpus);
-      if (!cpuOnly) onlineMemory();
+      if (!cpuOnly) {
+        onlineMemory();
+        guest.containers.shareMemory();
+      }
       return {};
     },
     reseedRandomDev: ({ data }) => { addEntropy(data); return {}; },

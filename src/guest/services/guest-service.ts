@@ -4,7 +4,7 @@ import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import { withUndo } from "../../shared/base/undo.ts";
 import type { Guest as GuestDescriptor, GuestProcessSchema, RefreshRequest } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
-import { cgroupPids, limitContainers } from "../cgroup/cgroup-tree.ts";
+import { cgroupPids } from "../cgroup/cgroup-tree.ts";
 import type { Container } from "../containers/container.ts";
 import type { GuestProcess } from "../containers/guest-process.ts";
 import type { Guest } from "../guest.ts";
@@ -84,7 +84,7 @@ function refresh({ containers, sandboxFiles }: Guest, { sandboxId, hostname, mac
   containers.rename(containerIds);
   // Last: whoever watches it may use everything above.
   sandboxFiles.nextGeneration();
-  limitContainers();
+  containers.shareMemory();
   return { unixNanos: readClock() };
 }
 

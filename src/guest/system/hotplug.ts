@@ -1,7 +1,6 @@
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { eventually } from "../../shared/base/deadline.ts";
 import { isErrnoException } from "../../shared/base/errors.ts";
-import { limitContainers } from "../cgroup/cgroup-tree.ts";
 import { resizeMemoryMounts } from "../init/mounts.ts";
 
 /** A plugged vCPU is seen after 0.7 s under emulation. */
@@ -18,13 +17,12 @@ export async function onlineCpus(count: number): Promise<void> {
   }, { timeoutMs: cpuTimeoutMs, intervalMs: 20 });
 }
 
-/** Brings plugged memory online that the kernel has not by itself, and lets the containers have it. */
+/** Brings plugged memory online that the kernel has not by itself. */
 export function onlineMemory(): void {
   for (const block of readdirSync(memoryFolder).filter((name) => /^memory\d+$/.test(name))) {
     const file = `${memoryFolder}/${block}/state`;
     if (readFileSync(file, "latin1").trim() === "offline") writeOnline(file, "online");
   }
-  limitContainers();
   resizeMemoryMounts();
 }
 

@@ -22,7 +22,7 @@ const partNamePattern = /^[a-z0-9 '-]{0,64}$/;
 const rules: Readonly<Record<string, (message: Readonly<Record<string, unknown>>) => string | undefined>> = {
   "casemate.v1.ProcessStarted": ({ pid }) => (isPid(pid) ? undefined : "pid"),
   "casemate.v1.GuestProcess": ({ cgroupPids }) => (Array.isArray(cgroupPids) && cgroupPids.every(isPid) ? undefined : "cgroup_pids"),
-  "casemate.v1.Event": ({ kind }) => (isObject(kind) && (kind["case"] === "exit" || kind["case"] === "oom") ? undefined : "kind"),
+  "casemate.v1.Event": ({ kind }) => (isObject(kind) && ["exit", "oom", "memoryShort"].includes(String(kind["case"])) ? undefined : "kind"),
   "casemate.v1.Exit": ({ exitStatus }) => (typeof exitStatus === "number" && exitStatus <= 255 ? undefined : "exit_status"),
 };
 

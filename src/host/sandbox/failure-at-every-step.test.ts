@@ -10,6 +10,7 @@ import { containerRequest, execRequest, plainSpec } from "../../../test/support/
 import { createContainerSteps } from "./container.ts";
 import { equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import { execSteps, startContainerSteps } from "./process-start.ts";
+import { growSteps } from "./sandbox-room.ts";
 import type { Sandbox } from "./sandbox.ts";
 import { bootGuestSteps, restoreGuestSteps } from "./start-guest.ts";
 import { updateSteps } from "./update-container.ts";
@@ -91,6 +92,7 @@ const operations: Readonly<Record<string, Operation>> = {
     run: (sandbox, timeoutMs) => sandbox.update("c1", { memory: { limit: gibibyte }, cpu: { quota: 300_000, period: 100_000 } }, { timeoutMs }),
     undo: removeContainer,
   },
+  "grow sandbox": { steps: growSteps, prepare: startContainer, run: async (sandbox, timeoutMs) => { assert.equal(await sandbox.growMemory({ timeoutMs }), true); }, undo: removeContainer },
 };
 
 const counts = new Map<string, number>();

@@ -53,6 +53,11 @@ export function parseCpuset(list: string): Set<number> {
   return cpus;
 }
 
+/** Whether a container with these has a memory limit of its own. */
+export function limitsMemory(resources: OciResources): boolean {
+  return memoryNeed(resources) > 0;
+}
+
 /** 0: no limit. A negative one is OCI's word for none. */
 function memoryNeed({ memory }: OciResources): number {
   return Math.max(0, memory?.limit ?? 0);

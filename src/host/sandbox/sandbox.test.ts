@@ -263,6 +263,31 @@ test("2.2 static_sandbox_resource_mgmt: a sandbox has memory for the containers 
   await sandbox.stop(0);
 });
 
+test("a guest that is short of memory gets more, once for any number of complaints, up to the maximum, and gives it back with its last container without a limit", async () => {
+  using fixture = await SandboxFixture.open();
+  fixture.config = { ...fixture.config, maxMemoryBytes: 3 * 1024 ** 3 };
+  const sandbox = await fixture.create();
+  const plugged = (): number => fixture.vm.pluggedMemoryBytes;
+  const limited = { ...plainSpec, linux: { resources: { memory: { limit: 256 * 1024 ** 2 } } } };
+  await sandbox.createContainer(containerRequest("limited", limited), within);
+  assert.equal(await sandbox.growMemory(within), false, "who has a limit gets what it says");
+  await sandbox.createContainer(containerRequest("open"), within);
+  const before = plugged();
+  // A hostile guest complains without end: one growth at a time.
+  for (let complaint = 0; complaint < 200; complaint++) fixture.agent.appendEvent({ case: "memoryShort", value: { limitBytes: 1n } });
+  await eventually("the growth", () => (plugged() > before ? true : undefined), within);
+  await eventually("the acknowledgement", () => (fixture.agent.calls.includes("acknowledgeEvents 200") ? true : undefined), within);
+  while (await sandbox.growMemory(within));
+  assert.equal(sandbox.size.memoryBytes, 3 * 1024 ** 3);
+  // What has grown gives way to a claim, and is known to a new owner.
+  await sandbox.createContainer(containerRequest("second", limited), within);
+  assert.equal(sandbox.size.memoryBytes, 3 * 1024 ** 3);
+  for (const id of ["open", "second", "limited"]) await sandbox.deleteContainer(id, within);
+  assert.equal(plugged(), before);
+  await sandbox.stop(0);
+  assert.deepEqual(fixture.held, []);
+});
+
 test("1.3 getters: a container knows its id, its sandbox's processes their own, and the pid the guest gave", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();

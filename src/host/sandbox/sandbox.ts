@@ -25,7 +25,7 @@ import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
 import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts";
 import { bootMemoryBytes, type PreparedClone, type SandboxConfig } from "./sandbox-config.ts";
-import { SandboxRoom } from "./sandbox-room.ts";
+import { SandboxRoom, growSteps } from "./sandbox-room.ts";
 import type { SandboxSize } from "./sandbox-size.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
 import { startGuest } from "./start-guest.ts";
@@ -42,6 +42,8 @@ const forceTimeoutMs = 10_000;
 const containerStopTimeoutMs = 10_000;
 /** How long the end of an exec that nobody deletes is kept. */
 const execLingerMs = 10_000;
+/** Plugging takes a tenth of a second; a guest that is short of memory may be slow to answer. */
+const growTimeoutMs = 15_000;
 const SIGKILL = 9;
 /** It becomes part of paths on the host and in the guest. */
 const containerIdPattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
@@ -146,6 +148,8 @@ export class Sandbox {
   #saved = false;
   /** Why the VM's processes ended with it. */
   #endReason: "vmm_died" | "virtiofsd_died" = "vmm_died";
+  /** One growth of the memory at a time, however often the guest asks. */
+  #growing: Promise<void> | undefined;
 
   private constructor(config: SandboxConfig, context: SandboxContext, parts: Parts) {
     this.config = config;
@@ -370,6 +374,20 @@ export class Sandbox {
         this.#note("container", containerId, (saved) => withFields(saved, { resources: update.merged }), true);
         undo.move();
       });
+    });
+  }
+
+  /** Gives containers without a limit of their own a step more memory, up to the sandbox's maximum. False: they may not have more. */
+  async growMemory(options: WaitOptions): Promise<boolean> {
+    return this.#queue.run(async () => {
+      const operation = `grow sandbox "${this.config.sandboxId}"`;
+      this.#requireRunning(operation);
+      if (!this.#room.canGrow) return false;
+      await withUndo(async (undo) => {
+        await this.#steps(operation, options).runAll(growSteps, { room: this.#room, undo });
+        undo.move();
+      });
+      return true;
     });
   }
 
@@ -640,8 +658,20 @@ export class Sandbox {
       if (processes !== undefined) await this.#finish(processes, { exitStatus, exitedAtUnixNanos: plausibleTime(exitedAtUnixNanos), oomKilled, signal, reason: "" });
     } else if (kind.case === "oom") {
       this.#emit("oom", kind.value.containerId);
+    } else if (kind.case === "memoryShort") {
+      await (this.#growing ??= this.#growOnPressure().finally(() => { this.#growing = undefined; }));
     }
     await this.#acknowledge(event.sequence);
+  }
+
+  async #growOnPressure(): Promise<void> {
+    const { log } = this.#context;
+    try {
+      if (await this.growMemory({ timeoutMs: growTimeoutMs })) log.info("the guest was short of memory and has got more", { memoryBytes: this.size.memoryBytes });
+      else log.info("the guest is short of memory and has all it may have", { memoryBytes: this.size.memoryBytes });
+    } catch (error) {
+      log.warn("the guest is short of memory and could not be given more", { error: describeError(error) });
+    }
   }
 
   /** Events are done with in any order, but acknowledged without a gap: what the agent forgets must be on disk here. */

@@ -20,7 +20,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
     "#shares": "ledger: share-mount", "#teardown": "ledger: all of it", "#queue": "transient: what was under way is finished or taken back", "#guard": "transient: about the VM",
     "#registered": "ledger: exec that the agent does not have", "#handled": "transient: the agent sends again what is not acknowledged", "#acknowledged": "agent: Hello",
     "#nextStreamId": "ledger: above every number that is used", "#stopping": "ledger: sandbox, phase", "#state": "vmm: query-status", "#leftGuest": "agent: ListProcesses",
-    "#saved": "transient: a template is made without an owner", "#prepared": "config: sandbox.json", "#endReason": "transient: a new owner finds virtiofsd gone as well",
+    "#saved": "transient: a template is made without an owner", "#growing": "transient: the guest tells again what is not acknowledged", "#prepared": "config: sandbox.json", "#endReason": "transient: a new owner finds virtiofsd gone as well",
   },
   "sandbox/container.ts Container": {
     containerId: "ledger: container", bundle: "ledger: container", backing: "ledger: container", init: "ledger: container", execs: "ledger: exec", resources: "ledger: container",
@@ -35,7 +35,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
     "#stdin": "agent: stdinReceived", "#stdinListeners": "transient: of clients", "#drained": "transient: a promise about the outputs", "#fds": "ledger: io, terminal",
     "#comeBack": "transient: a timer", "#progress": "transient: of a wait", "#closed": "ledger: end",
   },
-  "sandbox/sandbox-room.ts SandboxRoom": { "#vm": "ledger: vmm", "#agent": "transient: connected anew", "#base": "config: sandbox.json", "#limits": "config: sandbox.json", "#claims": "ledger: container, resources", "#size": "vmm: vCPUs and requested memory" },
+  "sandbox/sandbox-room.ts SandboxRoom": { "#vm": "ledger: vmm", "#agent": "transient: connected anew", "#base": "config: sandbox.json", "#limits": "config: sandbox.json", "#claims": "ledger: container, resources", "#size": "vmm: vCPUs and requested memory", "#growthLimitBytes": "config: sandbox.json", "#extraBytes": "vmm: requested memory beyond what the containers' resources ask for" },
   "device/disk-pool.ts DiskPool": { "#vm": "ledger: vmm", "#disks": "ledger: container, disks", "#planned": "transient: written with the container's record", "#nextNumber": "ledger: above every number that is used" },
   "hypervisor/qemu/hot-plug.ts HotPlug": {
     "#qmp": "transient: connected anew", "#memoryMode": "config: sandbox.json", "#pluggableMemoryBytes": "config: sandbox.json", "#plugged": "vmm: qom-list", "#unplugging": "transient: asked for again", "#nextFdSet": "vmm: query-fdsets",

@@ -21,7 +21,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file casemate.proto.
  */
 export const file_casemate: GenFile = /*@__PURE__*/
-  fileDesc("Cg5jYXNlbWF0ZS5wcm90bxILY2FzZW1hdGUudjEiKAoMSGVsbG9SZXF1ZXN0EhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0ivwEKDUhlbGxvUmVzcG9uc2USGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKc2FuZGJveF9pZBgFIAEoCRIbChNsYXN0X2V2ZW50X3NlcXVlbmNlGAYgASgEEiMKG2Fja25vd2xlZGdlZF9ldmVudF9zZXF1ZW5jZRgHIAEoBCJtCgVTdGRpbxIRCglzdHJlYW1faWQYASABKA0SEAoIdGVybWluYWwYAiABKAgSMAoNdGVybWluYWxfc2l6ZRgDIAEoCzIZLmNhc2VtYXRlLnYxLlRlcm1pbmFsU2l6ZRINCgVzdGRpbhgEIAEoCCKnAQoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSEQoJc3BlY19qc29uGAIgASgMEh8KCHN0b3JhZ2VzGAMgAygLMg0uZ3JwYy5TdG9yYWdlEiEKBXN0ZGlvGAQgASgLMhIuY2FzZW1hdGUudjEuU3RkaW8SDAoEdXNlchgFIAEoCRISCgpjcmVhdGVfY3dkGAYgASgIIo8BCgtFeGVjUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIUCgxwcm9jZXNzX2pzb24YAyABKAwSIQoFc3RkaW8YBCABKAsyEi5jYXNlbWF0ZS52MS5TdGRpbxIMCgR1c2VyGAUgASgJEhIKCm93bl9jZ3JvdXAYBiABKAgiHQoOUHJvY2Vzc1N0YXJ0ZWQSCwoDcGlkGAEgASgNIicKDUV2ZW50c1JlcXVlc3QSFgoOYWZ0ZXJfc2VxdWVuY2UYASABKAQiZQoFRXZlbnQSEAoIc2VxdWVuY2UYASABKAQSIQoEZXhpdBgCIAEoCzIRLmNhc2VtYXRlLnYxLkV4aXRIABIfCgNvb20YAyABKAsyEC5jYXNlbWF0ZS52MS5Pb21IAEIGCgRraW5kIrABCgRFeGl0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhMKC2V4aXRfc3RhdHVzGAMgASgNEg4KBnNpZ25hbBgEIAEoDRIcChRleGl0ZWRfYXRfdW5peF9uYW5vcxgFIAEoAxIUCgxzdGRvdXRfYnl0ZXMYBiABKAQSFAoMc3RkZXJyX2J5dGVzGAcgASgEEhIKCm9vbV9raWxsZWQYCCABKAgiLgoDT29tEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIRCglvb21fa2lsbHMYAiABKAQiMgoYQWNrbm93bGVkZ2VFdmVudHNSZXF1ZXN0EhYKDnVwX3RvX3NlcXVlbmNlGAEgASgEIiwKFExpc3RQcm9jZXNzZXNSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSJFChVMaXN0UHJvY2Vzc2VzUmVzcG9uc2USLAoJcHJvY2Vzc2VzGAEgAygLMhkuY2FzZW1hdGUudjEuR3Vlc3RQcm9jZXNzIv8BCgxHdWVzdFByb2Nlc3MSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSCwoDcGlkGAMgASgNEg4KBnN0YXR1cxgEIAEoCRIRCglzdHJlYW1faWQYBSABKA0SEwoLY2dyb3VwX3BpZHMYBiADKA0SHwoEZXhpdBgHIAEoCzIRLmNhc2VtYXRlLnYxLkV4aXQSEAoIdGVybWluYWwYCCABKAgSGwoTc3Rkb3V0X2Fja25vd2xlZGdlZBgJIAEoBBIbChNzdGRlcnJfYWNrbm93bGVkZ2VkGAogASgEEhYKDnN0ZGluX3JlY2VpdmVkGAsgASgEIjUKEkFkZFN0b3JhZ2VzUmVxdWVzdBIfCghzdG9yYWdlcxgBIAMoCzINLmdycGMuU3RvcmFnZSItChVSZW1vdmVTdG9yYWdlc1JlcXVlc3QSFAoMbW91bnRfcG9pbnRzGAEgAygJIuoBCg5SZWZyZXNoUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhAKCGhvc3RuYW1lGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkSDwoHZW50cm9weRgEIAEoDBISCgp1bml4X25hbm9zGAUgASgDEkQKDWNvbnRhaW5lcl9pZHMYBiADKAsyLS5jYXNlbWF0ZS52MS5SZWZyZXNoUmVxdWVzdC5Db250YWluZXJJZHNFbnRyeRozChFDb250YWluZXJJZHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiUKD1JlZnJlc2hSZXNwb25zZRISCgp1bml4X25hbm9zGAEgASgDIiMKD1Bvd2VyT2ZmUmVxdWVzdBIQCghncmFjZV9tcxgBIAEoDSI4Cg9LaWxsVHJlZVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkiKwoLRXJyb3JSZWFzb24SDgoGcmVhc29uGAEgASgJEgwKBGhpbnQYAiABKAkypwcKBUd1ZXN0Ej4KBUhlbGxvEhkuY2FzZW1hdGUudjEuSGVsbG9SZXF1ZXN0GhouY2FzZW1hdGUudjEuSGVsbG9SZXNwb25zZRJTCg9DcmVhdGVDb250YWluZXISIy5jYXNlbWF0ZS52MS5DcmVhdGVDb250YWluZXJSZXF1ZXN0GhsuY2FzZW1hdGUudjEuUHJvY2Vzc1N0YXJ0ZWQSPQoERXhlYxIYLmNhc2VtYXRlLnYxLkV4ZWNSZXF1ZXN0GhsuY2FzZW1hdGUudjEuUHJvY2Vzc1N0YXJ0ZWQSOgoGRXZlbnRzEhouY2FzZW1hdGUudjEuRXZlbnRzUmVxdWVzdBoSLmNhc2VtYXRlLnYxLkV2ZW50MAESUgoRQWNrbm93bGVkZ2VFdmVudHMSJS5jYXNlbWF0ZS52MS5BY2tub3dsZWRnZUV2ZW50c1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSVgoNTGlzdFByb2Nlc3NlcxIhLmNhc2VtYXRlLnYxLkxpc3RQcm9jZXNzZXNSZXF1ZXN0GiIuY2FzZW1hdGUudjEuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEkYKC0FkZFN0b3JhZ2VzEh8uY2FzZW1hdGUudjEuQWRkU3RvcmFnZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkwKDlJlbW92ZVN0b3JhZ2VzEiIuY2FzZW1hdGUudjEuUmVtb3ZlU3RvcmFnZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkQKB1JlZnJlc2gSGy5jYXNlbWF0ZS52MS5SZWZyZXNoUmVxdWVzdBocLmNhc2VtYXRlLnYxLlJlZnJlc2hSZXNwb25zZRJACghQb3dlck9mZhIcLmNhc2VtYXRlLnYxLlBvd2VyT2ZmUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJACghLaWxsVHJlZRIcLmNhc2VtYXRlLnYxLktpbGxUcmVlUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI7CgRGaWxlEhguY2FzZW1hdGUudjEuRmlsZVJlcXVlc3QaGS5jYXNlbWF0ZS52MS5GaWxlUmVzcG9uc2USRQoJV2F0Y2hGaWxlEh0uY2FzZW1hdGUudjEuV2F0Y2hGaWxlUmVxdWVzdBoXLmNhc2VtYXRlLnYxLkZpbGVDaGFuZ2UwAWIGcHJvdG8z", [file_agent_agent, file_file, file_google_protobuf_empty, file_terminal]);
+  fileDesc("Cg5jYXNlbWF0ZS5wcm90bxILY2FzZW1hdGUudjEiKAoMSGVsbG9SZXF1ZXN0EhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0ivwEKDUhlbGxvUmVzcG9uc2USGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKc2FuZGJveF9pZBgFIAEoCRIbChNsYXN0X2V2ZW50X3NlcXVlbmNlGAYgASgEEiMKG2Fja25vd2xlZGdlZF9ldmVudF9zZXF1ZW5jZRgHIAEoBCJtCgVTdGRpbxIRCglzdHJlYW1faWQYASABKA0SEAoIdGVybWluYWwYAiABKAgSMAoNdGVybWluYWxfc2l6ZRgDIAEoCzIZLmNhc2VtYXRlLnYxLlRlcm1pbmFsU2l6ZRINCgVzdGRpbhgEIAEoCCKnAQoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSEQoJc3BlY19qc29uGAIgASgMEh8KCHN0b3JhZ2VzGAMgAygLMg0uZ3JwYy5TdG9yYWdlEiEKBXN0ZGlvGAQgASgLMhIuY2FzZW1hdGUudjEuU3RkaW8SDAoEdXNlchgFIAEoCRISCgpjcmVhdGVfY3dkGAYgASgIIo8BCgtFeGVjUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIUCgxwcm9jZXNzX2pzb24YAyABKAwSIQoFc3RkaW8YBCABKAsyEi5jYXNlbWF0ZS52MS5TdGRpbxIMCgR1c2VyGAUgASgJEhIKCm93bl9jZ3JvdXAYBiABKAgiHQoOUHJvY2Vzc1N0YXJ0ZWQSCwoDcGlkGAEgASgNIicKDUV2ZW50c1JlcXVlc3QSFgoOYWZ0ZXJfc2VxdWVuY2UYASABKAQilwEKBUV2ZW50EhAKCHNlcXVlbmNlGAEgASgEEiEKBGV4aXQYAiABKAsyES5jYXNlbWF0ZS52MS5FeGl0SAASHwoDb29tGAMgASgLMhAuY2FzZW1hdGUudjEuT29tSAASMAoMbWVtb3J5X3Nob3J0GAQgASgLMhguY2FzZW1hdGUudjEuTWVtb3J5U2hvcnRIAEIGCgRraW5kIrABCgRFeGl0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhMKC2V4aXRfc3RhdHVzGAMgASgNEg4KBnNpZ25hbBgEIAEoDRIcChRleGl0ZWRfYXRfdW5peF9uYW5vcxgFIAEoAxIUCgxzdGRvdXRfYnl0ZXMYBiABKAQSFAoMc3RkZXJyX2J5dGVzGAcgASgEEhIKCm9vbV9raWxsZWQYCCABKAgiLgoDT29tEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIRCglvb21fa2lsbHMYAiABKAQiIgoLTWVtb3J5U2hvcnQSEwoLbGltaXRfYnl0ZXMYASABKAQiMgoYQWNrbm93bGVkZ2VFdmVudHNSZXF1ZXN0EhYKDnVwX3RvX3NlcXVlbmNlGAEgASgEIiwKFExpc3RQcm9jZXNzZXNSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSJFChVMaXN0UHJvY2Vzc2VzUmVzcG9uc2USLAoJcHJvY2Vzc2VzGAEgAygLMhkuY2FzZW1hdGUudjEuR3Vlc3RQcm9jZXNzIv8BCgxHdWVzdFByb2Nlc3MSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSCwoDcGlkGAMgASgNEg4KBnN0YXR1cxgEIAEoCRIRCglzdHJlYW1faWQYBSABKA0SEwoLY2dyb3VwX3BpZHMYBiADKA0SHwoEZXhpdBgHIAEoCzIRLmNhc2VtYXRlLnYxLkV4aXQSEAoIdGVybWluYWwYCCABKAgSGwoTc3Rkb3V0X2Fja25vd2xlZGdlZBgJIAEoBBIbChNzdGRlcnJfYWNrbm93bGVkZ2VkGAogASgEEhYKDnN0ZGluX3JlY2VpdmVkGAsgASgEIjUKEkFkZFN0b3JhZ2VzUmVxdWVzdBIfCghzdG9yYWdlcxgBIAMoCzINLmdycGMuU3RvcmFnZSItChVSZW1vdmVTdG9yYWdlc1JlcXVlc3QSFAoMbW91bnRfcG9pbnRzGAEgAygJIuoBCg5SZWZyZXNoUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhAKCGhvc3RuYW1lGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkSDwoHZW50cm9weRgEIAEoDBISCgp1bml4X25hbm9zGAUgASgDEkQKDWNvbnRhaW5lcl9pZHMYBiADKAsyLS5jYXNlbWF0ZS52MS5SZWZyZXNoUmVxdWVzdC5Db250YWluZXJJZHNFbnRyeRozChFDb250YWluZXJJZHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiUKD1JlZnJlc2hSZXNwb25zZRISCgp1bml4X25hbm9zGAEgASgDIiMKD1Bvd2VyT2ZmUmVxdWVzdBIQCghncmFjZV9tcxgBIAEoDSI4Cg9LaWxsVHJlZVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkiKwoLRXJyb3JSZWFzb24SDgoGcmVhc29uGAEgASgJEgwKBGhpbnQYAiABKAkypwcKBUd1ZXN0Ej4KBUhlbGxvEhkuY2FzZW1hdGUudjEuSGVsbG9SZXF1ZXN0GhouY2FzZW1hdGUudjEuSGVsbG9SZXNwb25zZRJTCg9DcmVhdGVDb250YWluZXISIy5jYXNlbWF0ZS52MS5DcmVhdGVDb250YWluZXJSZXF1ZXN0GhsuY2FzZW1hdGUudjEuUHJvY2Vzc1N0YXJ0ZWQSPQoERXhlYxIYLmNhc2VtYXRlLnYxLkV4ZWNSZXF1ZXN0GhsuY2FzZW1hdGUudjEuUHJvY2Vzc1N0YXJ0ZWQSOgoGRXZlbnRzEhouY2FzZW1hdGUudjEuRXZlbnRzUmVxdWVzdBoSLmNhc2VtYXRlLnYxLkV2ZW50MAESUgoRQWNrbm93bGVkZ2VFdmVudHMSJS5jYXNlbWF0ZS52MS5BY2tub3dsZWRnZUV2ZW50c1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSVgoNTGlzdFByb2Nlc3NlcxIhLmNhc2VtYXRlLnYxLkxpc3RQcm9jZXNzZXNSZXF1ZXN0GiIuY2FzZW1hdGUudjEuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEkYKC0FkZFN0b3JhZ2VzEh8uY2FzZW1hdGUudjEuQWRkU3RvcmFnZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkwKDlJlbW92ZVN0b3JhZ2VzEiIuY2FzZW1hdGUudjEuUmVtb3ZlU3RvcmFnZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkQKB1JlZnJlc2gSGy5jYXNlbWF0ZS52MS5SZWZyZXNoUmVxdWVzdBocLmNhc2VtYXRlLnYxLlJlZnJlc2hSZXNwb25zZRJACghQb3dlck9mZhIcLmNhc2VtYXRlLnYxLlBvd2VyT2ZmUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJACghLaWxsVHJlZRIcLmNhc2VtYXRlLnYxLktpbGxUcmVlUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI7CgRGaWxlEhguY2FzZW1hdGUudjEuRmlsZVJlcXVlc3QaGS5jYXNlbWF0ZS52MS5GaWxlUmVzcG9uc2USRQoJV2F0Y2hGaWxlEh0uY2FzZW1hdGUudjEuV2F0Y2hGaWxlUmVxdWVzdBoXLmNhc2VtYXRlLnYxLkZpbGVDaGFuZ2UwAWIGcHJvdG8z", [file_agent_agent, file_file, file_google_protobuf_empty, file_terminal]);
 
 /**
  * @generated from message casemate.v1.HelloRequest
@@ -290,6 +290,12 @@ export type Event = Message<"casemate.v1.Event"> & {
      */
     value: Oom;
     case: "oom";
+  } | {
+    /**
+     * @generated from field: casemate.v1.MemoryShort memory_short = 4;
+     */
+    value: MemoryShort;
+    case: "memoryShort";
   } | { case: undefined; value?: undefined };
 };
 
@@ -387,6 +393,28 @@ export const OomSchema: GenMessage<Oom> = /*@__PURE__*/
   messageDesc(file_casemate, 9);
 
 /**
+ * The containers are about to use all they may together, and one of them has no limit of its own. They
+ * are slowed down until there is more, for 5 s at most.
+ *
+ * @generated from message casemate.v1.MemoryShort
+ */
+export type MemoryShort = Message<"casemate.v1.MemoryShort"> & {
+  /**
+   * What all containers together may use.
+   *
+   * @generated from field: uint64 limit_bytes = 1;
+   */
+  limitBytes: bigint;
+};
+
+/**
+ * Describes the message casemate.v1.MemoryShort.
+ * Use `create(MemoryShortSchema)` to create a new message.
+ */
+export const MemoryShortSchema: GenMessage<MemoryShort> = /*@__PURE__*/
+  messageDesc(file_casemate, 10);
+
+/**
  * @generated from message casemate.v1.AcknowledgeEventsRequest
  */
 export type AcknowledgeEventsRequest = Message<"casemate.v1.AcknowledgeEventsRequest"> & {
@@ -401,7 +429,7 @@ export type AcknowledgeEventsRequest = Message<"casemate.v1.AcknowledgeEventsReq
  * Use `create(AcknowledgeEventsRequestSchema)` to create a new message.
  */
 export const AcknowledgeEventsRequestSchema: GenMessage<AcknowledgeEventsRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 10);
+  messageDesc(file_casemate, 11);
 
 /**
  * @generated from message casemate.v1.ListProcessesRequest
@@ -421,7 +449,7 @@ export type ListProcessesRequest = Message<"casemate.v1.ListProcessesRequest"> &
  * Use `create(ListProcessesRequestSchema)` to create a new message.
  */
 export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 11);
+  messageDesc(file_casemate, 12);
 
 /**
  * @generated from message casemate.v1.ListProcessesResponse
@@ -438,7 +466,7 @@ export type ListProcessesResponse = Message<"casemate.v1.ListProcessesResponse">
  * Use `create(ListProcessesResponseSchema)` to create a new message.
  */
 export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> = /*@__PURE__*/
-  messageDesc(file_casemate, 12);
+  messageDesc(file_casemate, 13);
 
 /**
  * @generated from message casemate.v1.GuestProcess
@@ -513,7 +541,7 @@ export type GuestProcess = Message<"casemate.v1.GuestProcess"> & {
  * Use `create(GuestProcessSchema)` to create a new message.
  */
 export const GuestProcessSchema: GenMessage<GuestProcess> = /*@__PURE__*/
-  messageDesc(file_casemate, 13);
+  messageDesc(file_casemate, 14);
 
 /**
  * @generated from message casemate.v1.AddStoragesRequest
@@ -530,7 +558,7 @@ export type AddStoragesRequest = Message<"casemate.v1.AddStoragesRequest"> & {
  * Use `create(AddStoragesRequestSchema)` to create a new message.
  */
 export const AddStoragesRequestSchema: GenMessage<AddStoragesRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 14);
+  messageDesc(file_casemate, 15);
 
 /**
  * @generated from message casemate.v1.RemoveStoragesRequest
@@ -547,7 +575,7 @@ export type RemoveStoragesRequest = Message<"casemate.v1.RemoveStoragesRequest">
  * Use `create(RemoveStoragesRequestSchema)` to create a new message.
  */
 export const RemoveStoragesRequestSchema: GenMessage<RemoveStoragesRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 15);
+  messageDesc(file_casemate, 16);
 
 /**
  * @generated from message casemate.v1.RefreshRequest
@@ -597,7 +625,7 @@ export type RefreshRequest = Message<"casemate.v1.RefreshRequest"> & {
  * Use `create(RefreshRequestSchema)` to create a new message.
  */
 export const RefreshRequestSchema: GenMessage<RefreshRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 16);
+  messageDesc(file_casemate, 17);
 
 /**
  * @generated from message casemate.v1.RefreshResponse
@@ -616,7 +644,7 @@ export type RefreshResponse = Message<"casemate.v1.RefreshResponse"> & {
  * Use `create(RefreshResponseSchema)` to create a new message.
  */
 export const RefreshResponseSchema: GenMessage<RefreshResponse> = /*@__PURE__*/
-  messageDesc(file_casemate, 17);
+  messageDesc(file_casemate, 18);
 
 /**
  * @generated from message casemate.v1.PowerOffRequest
@@ -635,7 +663,7 @@ export type PowerOffRequest = Message<"casemate.v1.PowerOffRequest"> & {
  * Use `create(PowerOffRequestSchema)` to create a new message.
  */
 export const PowerOffRequestSchema: GenMessage<PowerOffRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 18);
+  messageDesc(file_casemate, 19);
 
 /**
  * @generated from message casemate.v1.KillTreeRequest
@@ -657,7 +685,7 @@ export type KillTreeRequest = Message<"casemate.v1.KillTreeRequest"> & {
  * Use `create(KillTreeRequestSchema)` to create a new message.
  */
 export const KillTreeRequestSchema: GenMessage<KillTreeRequest> = /*@__PURE__*/
-  messageDesc(file_casemate, 19);
+  messageDesc(file_casemate, 20);
 
 /**
  * A detail of a failed call's status: refines the code; see docs/errors.md.
@@ -681,7 +709,7 @@ export type ErrorReason = Message<"casemate.v1.ErrorReason"> & {
  * Use `create(ErrorReasonSchema)` to create a new message.
  */
 export const ErrorReasonSchema: GenMessage<ErrorReason> = /*@__PURE__*/
-  messageDesc(file_casemate, 20);
+  messageDesc(file_casemate, 21);
 
 /**
  * What the agent offers beyond Kata's protocol.
@@ -721,7 +749,7 @@ export const Guest: GenService<{
     output: typeof ProcessStartedSchema;
   },
   /**
-   * Exits and OOM kills, numbered from 1 without gaps. Starts after after_sequence and goes on for ever.
+   * Exits, OOM kills and shortages of memory, numbered from 1 without gaps. Starts after after_sequence and goes on for ever.
    *
    * @generated from rpc casemate.v1.Guest.Events
    */
