@@ -17,5 +17,6 @@ export type { CallOptions, CloneOptions, Command, LoadOptions, PlaceOptions, Run
 export { RunError, type ProcessExit, type RunResult } from "./library/run-result.ts";
 export type { SandboxInfo } from "./library/sandbox-info.ts";
 export type { SnapshotInfo } from "./library/snapshots.ts";
+export type { HostProcessStats, NetworkStats, SandboxStats } from "./library/stats.ts";
 export type { LogEntry } from "./library/logs.ts";
 export { RuntimeError, type ErrorCode, type ErrorDetails } from "./shared/base/errors.ts";

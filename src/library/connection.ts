@@ -3,6 +3,7 @@ import { anyPack } from "@bufbuild/protobuf/wkt";
 import { randomBytes } from "node:crypto";
 import { constants } from "node:os";
 import { Writable } from "node:stream";
+import { orAbandon } from "../shared/base/deadline.ts";
 import { RuntimeError } from "../shared/base/errors.ts";
 import { PushQueue } from "../shared/base/push-queue.ts";
 import { ExecSpecSchema, type OwnerEvent } from "../shared/protocol/gen/owner_pb.ts";
@@ -14,7 +15,7 @@ import { connectOwner, isConnectionLost, type OwnerClient } from "../host/contro
 import { doneBefore } from "../host/control/repeated-calls.ts";
 import type { ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
-import type { Command, SpawnOptions } from "./options.ts";
+import type { CallOptions, Command, SpawnOptions } from "./options.ts";
 import type { ProcessExit } from "./run-result.ts";
 import type { ProcessStreams, RunningProcess } from "./sandbox-process.ts";
 
@@ -50,10 +51,15 @@ export class SandboxConnection {
   }
 
   /** Connects to the sandbox's owner and, if wanted, takes a lease. */
-  static async open(folders: StateFolders, record: ContainerRecord, options: { readonly lease: boolean }): Promise<SandboxConnection> {
-    const connection = new SandboxConnection(folders, record, await connectOwner(folders, record.sandboxId));
-    if (options.lease) await connection.#inUse(() => connection.#hold());
-    return connection;
+  static async open(folders: StateFolders, record: ContainerRecord, options: { readonly lease: boolean } & CallOptions): Promise<SandboxConnection> {
+    const opened = connectOwner(folders, record.sandboxId).then(async (client) => {
+      const connection = new SandboxConnection(folders, record, client);
+      if (options.lease) await connection.#inUse(() => connection.#hold());
+      return connection;
+    });
+    return orAbandon(opened, `connect to sandbox "${record.name}"`, options, (late) => {
+      void late.release({}).catch(() => undefined).finally(() => late.close()); // whoever gave up wants nothing to end
+    });
   }
 
   /** True while this program's end is the sandbox's end. */
@@ -74,17 +80,29 @@ export class SandboxConnection {
     }
   }
 
-  async limit({ totalMs, idleMs }: Limits): Promise<void> {
+  /** As {@link use}, but no longer than the options allow; then the work is told by its signal, and what comes of it is dropped. */
+  async useWithin<T>(what: string, options: CallOptions, work: (client: OwnerClient, signal: AbortSignal | undefined) => Promise<T>, settled?: (error: RuntimeError) => { readonly result: T } | undefined): Promise<T> {
+    const { signal, timeoutMs } = options;
+    if (signal === undefined && timeoutMs === undefined) return this.use((client) => work(client, undefined), settled);
+    const over = new AbortController();
+    try {
+      return await orAbandon(this.use((client) => work(client, over.signal), settled), what, { signal, timeoutMs });
+    } finally {
+      over.abort();
+    }
+  }
+
+  async limit({ totalMs, idleMs }: Limits, options: CallOptions = {}): Promise<void> {
     this.#limits = { totalMs, idleMs, setAtMs: performance.now() };
-    await this.use(async ({ owner }) => owner.limit({ totalMs: BigInt(totalMs), idleMs: BigInt(idleMs) }));
+    await this.useWithin("set time limits", options, async ({ owner }) => owner.limit({ totalMs: BigInt(totalMs), idleMs: BigInt(idleMs) }));
   }
 
   /** The sandbox goes on without this program. */
-  async release(): Promise<void> {
+  async release(options: CallOptions): Promise<void> {
     this.#leased = false;
     this.#lease?.push({ release: true });
     this.#lease = undefined;
-    await this.use(async ({ owner }) => owner.inspect({})); // an answer: what was sent before has arrived
+    await this.useWithin("detach", options, async ({ owner }) => owner.inspect({})); // an answer: what was sent before has arrived
   }
 
   /** Nothing more is asked; a lease that is held ends the sandbox. */
@@ -92,6 +110,11 @@ export class SandboxConnection {
     this.#closed = true;
     this.#lease?.end();
     this.#client.close();
+  }
+
+  /** Freezes the sandbox's processes, or lets them go on. */
+  async freeze(what: "pause" | "resume", options: CallOptions): Promise<void> {
+    await this.useWithin(what, options, ({ task }) => task[what]({ id: this.record.containerId }).then(() => undefined), doneBefore[what]);
   }
 
   /** Starts a process of the sandbox, connected with the streams. */

@@ -1,10 +1,18 @@
 import { constants } from "node:fs";
 import { PassThrough, Readable, Writable } from "node:stream";
+import type { ContainerFileClient } from "../host/containers/container-file-client.ts";
+import { orAbandon } from "../shared/base/deadline.ts";
 import { RuntimeError } from "../shared/base/errors.ts";
 import type { FileFacts } from "../shared/protocol/gen/file_pb.ts";
 import type { SandboxConnection } from "./connection.ts";
+import type { CallOptions } from "./options.ts";
 
-/** What is known of a file, as Node's `Stats` says it. */
+/**
+ * What is known of a file, as Node's `Stats` says it.
+ *
+ * @example
+ * const { type, mode, sizeBytes }: FileStat = await sandbox.files.stat("/etc/hosts");
+ */
 export interface FileStat {
   readonly type: "file" | "folder" | "link" | "other";
   readonly sizeBytes: number;
@@ -17,14 +25,24 @@ export interface FileStat {
   readonly linkTarget: string;
 }
 
-/** An entry of a folder. */
+/**
+ * An entry of a folder.
+ *
+ * @example
+ * const largest = (await sandbox.files.list("/bin")).reduce((a: FileEntry, b: FileEntry) => (a.sizeBytes > b.sizeBytes ? a : b));
+ */
 export interface FileEntry extends FileStat {
   readonly name: string;
   /** Absolute, in the sandbox. */
   readonly path: string;
 }
 
-/** What has changed in a watched folder or file. */
+/**
+ * What has changed in a watched folder or file.
+ *
+ * @example
+ * for await (const { type, name } of await sandbox.files.watch("/w")) if (type === "rename") console.log(`${name} came or went`);
+ */
 export interface FileChange {
   /** `rename`: made, removed or moved. `change`: its content or attributes. */
   readonly type: "rename" | "change";
@@ -32,10 +50,22 @@ export interface FileChange {
   readonly name: string;
 }
 
-/** What a file is written from. */
+/**
+ * What a file is written from.
+ *
+ * @example
+ * const content: FileContent = (await fetch("https://example.com/")).body ?? "";
+ * await sandbox.files.write("/page.html", content);
+ */
 export type FileContent = string | Uint8Array | AsyncIterable<string | Uint8Array> | ReadableStream<Uint8Array>;
 
-/** How {@link SandboxFiles.write} writes. */
+/**
+ * How {@link SandboxFiles.write} writes.
+ *
+ * @example
+ * const options: FileWriteOptions = { mode: 0o600, uid: 1000, gid: 1000 };
+ * await sandbox.files.write("/key", "secret", options);
+ */
 export interface FileWriteOptions {
   /** Add to what is there. */
   readonly append?: boolean;
@@ -66,52 +96,114 @@ export class SandboxFiles {
     this.#connection = connection;
   }
 
-  /** A file's content as UTF-8 text. */
-  async read(path: string): Promise<string> {
-    return (await this.readBytes(path)).toString("utf8");
+  /**
+   * A file's content as UTF-8 text.
+   *
+   * @example
+   * console.log(await sandbox.files.read("/etc/hostname"));
+   */
+  async read(path: string, options: CallOptions = {}): Promise<string> {
+    return (await this.readBytes(path, options)).toString("utf8");
   }
 
-  /** A file's content. */
-  async readBytes(path: string): Promise<Buffer> {
-    return this.#connection.use(async () => Buffer.concat(await collect(this.#connection.files.read(path))));
+  /**
+   * A file's content.
+   *
+   * @example
+   * const bytes = await sandbox.files.readBytes("/bin/busybox", { timeoutMs: 10_000 });
+   */
+  async readBytes(path: string, options: CallOptions = {}): Promise<Buffer> {
+    return this.#work("read file", path, options, async (files) => Buffer.concat(await collect(files.read(path))));
   }
 
-  /** A file's content as a stream; `Readable.toWeb()` makes a web stream of it. */
-  readStream(path: string): Readable {
-    const { files } = this.#connection;
-    return Readable.from(keepingAlive(this.#connection, () => files.read(path)), { objectMode: false });
+  /**
+   * A file's content as a stream; `Readable.toWeb()` makes a web stream of it. A limit that ends it
+   * destroys the stream with its error.
+   *
+   * @example
+   * import { createWriteStream } from "node:fs";
+   * import { pipeline } from "node:stream/promises";
+   * await pipeline(sandbox.files.readStream("/bin/busybox"), createWriteStream("busybox"));
+   */
+  readStream(path: string, options: CallOptions = {}): Readable {
+    const over = new AbortController();
+    const files = this.#connection.files.until(over.signal);
+    const stream = Readable.from(keepingAlive(this.#connection, () => files.read(path)), { objectMode: false });
+    if (options.signal !== undefined || options.timeoutMs !== undefined) {
+      const closed = new Promise<void>((resolve) => { stream.once("close", resolve); });
+      orAbandon(closed, `read file "${path}"`, options).catch((error: Error) => {
+        stream.destroy(error);
+        over.abort(error); // the stream closes when what it waits for has ended
+      });
+    }
+    return stream;
   }
 
-  /** Makes or replaces a file. The folder must be there: see {@link mkdir}. */
-  async write(path: string, content: FileContent, options: FileWriteOptions = {}): Promise<void> {
+  /**
+   * Makes or replaces a file. The folder must be there: see {@link mkdir}.
+   *
+   * @throws RuntimeError `aborted` (reason `stream_interrupted`) when the sandbox's owner died meanwhile and the content is a stream, or was to be appended.
+   *
+   * @example
+   * await sandbox.files.write("/run.sh", "#!/bin/sh\necho hi\n", { mode: 0o755 });
+   */
+  async write(path: string, content: FileContent, options: FileWriteOptions & CallOptions = {}): Promise<void> {
     const { append, mode, uid, gid } = options;
     const attributes = mode === undefined && uid === undefined && gid === undefined ? undefined : { ...(mode !== undefined && { mode }), ...(uid !== undefined && { uid }), ...(gid !== undefined && { gid }) };
-    await this.#connection.use(() => this.#connection.files.write(path, toChunks(content), { attributes, ...(append !== undefined && { append }) }));
+    let begun = false;
+    await this.#work("write file", path, options, async (files, signal) => {
+      // Asked to do it again: the next owner knows nothing of what was written.
+      if (begun && (append === true || !isWhole(content))) throw new RuntimeError("aborted", "the sandbox's owner died meanwhile, and this cannot be done twice", { reason: "stream_interrupted", hint: "look at what the file has, and write the rest or all of it again" });
+      begun = true;
+      await files.write(path, toChunks(content, signal), { attributes, ...(append !== undefined && { append }) });
+    });
   }
 
-  /** What is in a folder, in the order of names. */
-  async list(path: string): Promise<FileEntry[]> {
-    const facts = await this.#connection.use(() => collect(this.#connection.files.list(path)));
+  /**
+   * What is in a folder, in the order of names.
+   *
+   * @example
+   * for (const { name, type, sizeBytes } of await sandbox.files.list("/etc")) console.log(type, name, sizeBytes);
+   */
+  async list(path: string, options: CallOptions = {}): Promise<FileEntry[]> {
+    const facts = await this.#work("list folder", path, options, (files) => collect(files.list(path)));
     return facts.map((one) => {
       const name = Buffer.from(one.name).toString();
       return { name, path: `${path.replace(/\/+$/, "")}/${name}`, ...toStat(one) };
     });
   }
 
-  /** What a path leads to. @throws RuntimeError `not_found`. */
-  async stat(path: string): Promise<FileStat> {
-    return toStat(await this.#connection.use(() => this.#connection.files.stat(path)));
+  /**
+   * What a path leads to.
+   *
+   * @throws RuntimeError `not_found`.
+   *
+   * @example
+   * const { sizeBytes, modifiedAt } = await sandbox.files.stat("/etc/hosts");
+   */
+  async stat(path: string, options: CallOptions = {}): Promise<FileStat> {
+    return toStat(await this.#work("stat", path, options, (files) => files.stat(path)));
   }
 
-  /** The same, but of a link about itself. */
-  async lstat(path: string): Promise<FileStat> {
-    return toStat(await this.#connection.use(() => this.#connection.files.stat(path, false)));
+  /**
+   * The same, but of a link about itself.
+   *
+   * @example
+   * console.log((await sandbox.files.lstat("/bin/sh")).linkTarget);
+   */
+  async lstat(path: string, options: CallOptions = {}): Promise<FileStat> {
+    return toStat(await this.#work("stat", path, options, (files) => files.stat(path, false)));
   }
 
-  /** True when there is something at a path. */
-  async exists(path: string): Promise<boolean> {
+  /**
+   * True when there is something at a path.
+   *
+   * @example
+   * if (!await sandbox.files.exists("/w")) await sandbox.files.mkdir("/w");
+   */
+  async exists(path: string, options: CallOptions = {}): Promise<boolean> {
     try {
-      await this.stat(path);
+      await this.stat(path, options);
       return true;
     } catch (error) {
       if (RuntimeError.is(error, "not_found")) return false;
@@ -119,35 +211,62 @@ export class SandboxFiles {
     }
   }
 
-  /** Makes a folder; `recursive`: also those above it, and none of them need be new. */
-  async mkdir(path: string, options: { readonly recursive?: boolean; readonly mode?: number } = {}): Promise<void> {
+  /**
+   * Makes a folder; `recursive`: also those above it, and none of them need be new.
+   *
+   * @example
+   * await sandbox.files.mkdir("/w/deep/er", { recursive: true });
+   */
+  async mkdir(path: string, options: { readonly recursive?: boolean; readonly mode?: number } & CallOptions = {}): Promise<void> {
     const { recursive = false, mode } = options;
-    await this.#connection.use(() => this.#connection.files.makeFolder(path, { recursive, ...(mode !== undefined && { attributes: { mode } }) }));
-  }
-
-  /** Moves a file or folder; what is at the new path is replaced. */
-  async rename(path: string, to: string): Promise<void> {
-    await this.#connection.use(() => this.#connection.files.rename(path, to));
-  }
-
-  /** Removes a file, a link, an empty folder, or with `recursive` a folder with all in it. With `force` nothing there is fine. */
-  async remove(path: string, options: { readonly recursive?: boolean; readonly force?: boolean } = {}): Promise<void> {
-    await this.#connection.use(() => this.#connection.files.remove(path, { recursive: options.recursive ?? false, force: options.force ?? false }));
-  }
-
-  /** Makes a symbolic link at `path` that leads to `target`. */
-  async symlink(target: string, path: string): Promise<void> {
-    await this.#connection.use(() => this.#connection.files.makeSymlink(path, target));
-  }
-
-  /** Sets permission bits and owner. */
-  async setAttributes(path: string, attributes: { readonly mode?: number; readonly uid?: number; readonly gid?: number; readonly modifiedAt?: Date }): Promise<void> {
-    const { modifiedAt, ...rest } = attributes;
-    await this.#connection.use(() => this.#connection.files.setAttributes(path, { ...rest, ...(modifiedAt !== undefined && { modifiedUnixNanos: BigInt(modifiedAt.getTime()) * 1_000_000n }) }));
+    await this.#work("make folder", path, options, (files) => files.makeFolder(path, { recursive, ...(mode !== undefined && { attributes: { mode } }) }));
   }
 
   /**
-   * Changes in a folder (not in those below it), or of a file, from the moment the promise resolves.
+   * Moves a file or folder; what is at the new path is replaced.
+   *
+   * @example
+   * await sandbox.files.rename("/w/new", "/w/current");
+   */
+  async rename(path: string, to: string, options: CallOptions = {}): Promise<void> {
+    await this.#work("rename", path, options, (files) => files.rename(path, to));
+  }
+
+  /**
+   * Removes a file, a link, an empty folder, or with `recursive` a folder with all in it. With `force` nothing there is fine.
+   *
+   * @example
+   * await sandbox.files.remove("/w", { recursive: true, force: true });
+   */
+  async remove(path: string, options: { readonly recursive?: boolean; readonly force?: boolean } & CallOptions = {}): Promise<void> {
+    const { recursive = false, force = false } = options;
+    await this.#work("remove", path, options, (files) => files.remove(path, { recursive, force }));
+  }
+
+  /**
+   * Makes a symbolic link at `path` that leads to `target`.
+   *
+   * @example
+   * await sandbox.files.symlink("/etc/hosts", "/w/hosts");
+   */
+  async symlink(target: string, path: string, options: CallOptions = {}): Promise<void> {
+    await this.#work("make link", path, options, (files) => files.makeSymlink(path, target));
+  }
+
+  /**
+   * Sets permission bits, owner and time.
+   *
+   * @example
+   * await sandbox.files.setAttributes("/w/a.txt", { mode: 0o600, uid: 1000 });
+   */
+  async setAttributes(path: string, attributes: { readonly mode?: number; readonly uid?: number; readonly gid?: number; readonly modifiedAt?: Date }, options: CallOptions = {}): Promise<void> {
+    const { modifiedAt, ...rest } = attributes;
+    await this.#work("set attributes of", path, options, (files) => files.setAttributes(path, { ...rest, ...(modifiedAt !== undefined && { modifiedUnixNanos: BigInt(modifiedAt.getTime()) * 1_000_000n }) }));
+  }
+
+  /**
+   * Changes in a folder (not in those below it), or of a file, from the moment the promise resolves; the
+   * signal ends them.
    *
    * @example
    * const stop = new AbortController();
@@ -168,20 +287,37 @@ export class SandboxFiles {
     });
   }
 
-  /** Copies a file or folder of this machine, with all in it, to exactly that path of the sandbox. Links are copied as links. */
-  async upload(hostPath: string, path: string): Promise<void> {
+  /**
+   * Copies a file or folder of this machine, with all in it, to exactly that path of the sandbox. Links are copied as links.
+   *
+   * @example
+   * await sandbox.files.upload("./project", "/w");
+   */
+  async upload(hostPath: string, path: string, options: CallOptions = {}): Promise<void> {
     const { uploadTree } = await import("../host/containers/copy-tree.ts");
-    await this.#connection.use(() => uploadTree(this.#connection.files, hostPath, path));
+    await this.#work("upload to", path, options, (files) => uploadTree(files, hostPath, path));
   }
 
-  /** Copies a file or folder of the sandbox, with all in it, to exactly that path of this machine. No link in it is followed. */
-  async download(path: string, hostPath: string): Promise<void> {
+  /**
+   * Copies a file or folder of the sandbox, with all in it, to exactly that path of this machine. No link in it is followed.
+   *
+   * @example
+   * await sandbox.files.download("/w/result", "./result");
+   */
+  async download(path: string, hostPath: string, options: CallOptions = {}): Promise<void> {
     const { downloadTree } = await import("../host/containers/copy-tree.ts");
-    await this.#connection.use(() => downloadTree(this.#connection.files, path, hostPath));
+    await this.#work("download", path, options, (files) => downloadTree(files, path, hostPath));
   }
 
-  /** A stream that writes a file; when it finishes, the file is whole. */
-  writeStream(path: string, options: FileWriteOptions = {}): Writable {
+  /**
+   * A stream that writes a file; when it finishes, the file is whole.
+   *
+   * @example
+   * import { createReadStream } from "node:fs";
+   * import { pipeline } from "node:stream/promises";
+   * await pipeline(createReadStream("data.csv"), sandbox.files.writeStream("/w/data.csv"));
+   */
+  writeStream(path: string, options: FileWriteOptions & CallOptions = {}): Writable {
     const input = new PassThrough();
     const written = this.write(path, input, options);
     const stream = new Writable({
@@ -198,6 +334,15 @@ export class SandboxFiles {
     written.catch((error: Error) => stream.destroy(error));
     return stream;
   }
+
+  async #work<T>(what: string, path: string, options: CallOptions, work: (files: ContainerFileClient, signal: AbortSignal | undefined) => Promise<T>): Promise<T> {
+    return this.#connection.useWithin(`${what} "${path}"`, options, (_client, signal) => work(this.#connection.files.until(signal), signal));
+  }
+}
+
+/** Content that can be written again from its start. */
+function isWhole(content: FileContent): content is string | Uint8Array {
+  return typeof content === "string" || content instanceof Uint8Array;
 }
 
 function toStat(facts: FileFacts): FileStat {
@@ -218,9 +363,11 @@ async function collect<T>(values: AsyncIterable<T>): Promise<T[]> {
   return collected;
 }
 
-async function* toChunks(content: FileContent): AsyncGenerator<Uint8Array> {
-  if (typeof content === "string" || content instanceof Uint8Array) yield Buffer.from(content);
-  else for await (const chunk of content) yield typeof chunk === "string" ? Buffer.from(chunk) : chunk;
+/** The signal ends the wait for a stream that has nothing to give. */
+async function* toChunks(content: FileContent, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+  if (typeof content === "string") yield Buffer.from(content);
+  else if (content instanceof Uint8Array) yield content;
+  else for await (const chunk of (signal === undefined ? content : Readable.from(content, { signal })) as AsyncIterable<string | Uint8Array>) yield typeof chunk === "string" ? Buffer.from(chunk) : chunk;
 }
 
 /** Values of a generator; the program does not end by itself while somebody reads them. */

@@ -4,7 +4,12 @@ import { ContainerStore, type ContainerRecord } from "../host/store/container-st
 import { containerPaths, type StateFolders } from "../host/store/paths.ts";
 import { readPresentStatus } from "../host/store/present-status.ts";
 
-/** A piece of what the sandbox's first process has printed. */
+/**
+ * A piece of what the sandbox's first process has printed.
+ *
+ * @example
+ * for await (const { stream, time, text } of sandbox.logs()) if (stream === "stderr") console.log(time.toISOString(), text);
+ */
 export interface LogEntry {
   readonly stream: "stdout" | "stderr";
   readonly time: Date;

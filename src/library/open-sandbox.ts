@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import { createContainer } from "../host/containers/create-container.ts";
 import type { ContainerOptions } from "../host/containers/container-options.ts";
-import { removeContainer, requireRunning, stopContainer } from "../host/containers/end-container.ts";
+import { requireRunning } from "../host/containers/end-container.ts";
 import { prepareHost } from "../host/containers/prepare-host.ts";
 import { prepareContainer } from "../host/containers/start-container.ts";
 import { parsePublish } from "../host/network/publish.ts";
@@ -17,6 +17,8 @@ import { StartQueue } from "./start-queue.ts";
 
 export { describeSandbox, listSandboxes } from "./sandbox-info.ts";
 export { readLogs } from "./logs.ts";
+export { killSandbox, stopSandbox } from "./end-sandbox.ts";
+export { toStats } from "./stats.ts";
 export { dropSnapshot, forkSandboxes, restoreSandbox, snapshotInfos, snapshotSandbox } from "./snapshots.ts";
 
 const defaultStartTimeoutMs = 180_000;
@@ -79,7 +81,8 @@ export async function loadSandbox(nameOrId: string, options: LoadOptions): Promi
   const folders = stateFolders(options.root);
   const record = new ContainerStore(folders).find(nameOrId);
   requireRunning(folders, record, "load");
-  return SandboxConnection.open(folders, record, { lease: options.lease ?? false });
+  const { lease = false, signal, timeoutMs } = options;
+  return SandboxConnection.open(folders, record, { lease, signal, timeoutMs });
 }
 
 /** Long steps say again and again what they are doing. */
@@ -115,19 +118,4 @@ function toContainerOptions(options: SandboxOptions, folders: StateFolders): Con
     ...(privileged !== undefined && { privileged }),
     ...(coldBoot !== undefined && { coldBoot }),
   };
-}
-
-/** Ends a sandbox politely. Gone already is success. */
-export async function stopSandbox(connection: SandboxConnection, timeoutMs: number): Promise<void> {
-  const { folders, record } = connection;
-  await stopContainer(folders, record, { timeoutMs }); // with the lease held: its end would be less polite
-  connection.close();
-  await removeContainer(folders, record, { force: true });
-}
-
-/** Ends a sandbox at once and removes it. Gone already is success. */
-export async function killSandbox(connection: SandboxConnection): Promise<void> {
-  const { folders, record } = connection;
-  connection.close();
-  await removeContainer(folders, record, { force: true });
 }

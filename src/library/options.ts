@@ -1,4 +1,10 @@
-/** What calls that may take long have in common. */
+/**
+ * What calls that may take long have in common.
+ *
+ * @example
+ * const options: CallOptions = { timeoutMs: 5_000, signal: AbortSignal.timeout(60_000) };
+ * await sandbox.files.read("/etc/hosts", options);
+ */
 export interface CallOptions {
   /** Gives the call up; its promise rejects with code `canceled`. */
   readonly signal?: AbortSignal;
@@ -6,13 +12,24 @@ export interface CallOptions {
   readonly timeoutMs?: number;
 }
 
-/** Where sandboxes are looked for. */
+/**
+ * Where sandboxes are looked for.
+ *
+ * @example
+ * for (const { name } of await Sandbox.list({ root: "/srv/sandboxes" })) console.log(name);
+ */
 export interface PlaceOptions {
   /** Folder that holds all state; default: the `casemate` command's, the system's for root, yours otherwise. */
   readonly root?: string;
 }
 
-/** A command: a program with its arguments, or a line for the sandbox's `/bin/sh -c`. */
+/**
+ * A command: a program with its arguments, or a line for the sandbox's `/bin/sh -c`.
+ *
+ * @example
+ * const commands: Command[] = [["echo", "$HOME as it stands"], "echo $HOME | tr a-z A-Z"];
+ * for (const command of commands) await sandbox.run(command);
+ */
 export type Command = readonly string[] | string;
 
 /**
@@ -71,22 +88,37 @@ export interface SandboxOptions extends PlaceOptions {
   readonly onProgress?: (what: string) => void;
 }
 
-/** Options of {@link Sandbox.load}. */
-export interface LoadOptions extends PlaceOptions {
+/**
+ * Options of {@link Sandbox.load}.
+ *
+ * @example
+ * await using web = await Sandbox.load("web", { lease: true });
+ */
+export interface LoadOptions extends PlaceOptions, CallOptions {
   /** Hold a lease from now on, as the program that created a sandbox does: it ends with this program. Default: false. */
   readonly lease?: boolean;
 }
 
-/** Options of {@link Sandbox.restore} and {@link Sandbox.fork}. */
-export interface CloneOptions extends PlaceOptions {
+/**
+ * Options of {@link Sandbox.restore} and {@link Sandbox.fork}.
+ *
+ * @example
+ * await using again = await Sandbox.restore("warm", { name: "again", timeoutMs: 30_000 });
+ */
+export interface CloneOptions extends PlaceOptions, CallOptions {
   /** Name of the copy; several get a number behind it. Default: made up. */
   readonly name?: string;
   /** Let it live on when this program ends. Default: false. */
   readonly detached?: boolean;
-  readonly signal?: AbortSignal;
 }
 
-/** Options of {@link Sandbox.spawn}. */
+/**
+ * Options of {@link Sandbox.spawn}.
+ *
+ * @example
+ * const sort = sandbox.spawn(["sort"], { stdin: "pipe", env: { LC_ALL: "C" }, user: "nobody", timeoutMs: 10_000 });
+ * sort.stdin.end("b\na\n");
+ */
 export interface SpawnOptions extends CallOptions {
   /** Over the sandbox's environment. */
   readonly env?: Readonly<Record<string, string>>;
@@ -100,7 +132,12 @@ export interface SpawnOptions extends CallOptions {
   readonly pty?: boolean | { readonly rows: number; readonly columns: number };
 }
 
-/** Options of {@link Sandbox.run}. */
+/**
+ * Options of {@link Sandbox.run}.
+ *
+ * @example
+ * await sandbox.run(["tr", "a-z", "A-Z"], { stdin: "loud", cwd: "/tmp", timeoutMs: 5_000, maxOutputBytes: 1024 * 1024 });
+ */
 export interface RunOptions extends Omit<SpawnOptions, "stdin" | "pty"> {
   /** Input of the process. Default: none. */
   readonly stdin?: string | Uint8Array | AsyncIterable<string | Uint8Array>;

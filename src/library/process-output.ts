@@ -16,7 +16,12 @@ export class ProcessOutput extends PassThrough {
     super({ highWaterMark: bufferBytes });
   }
 
-  /** Line by line, without the ends of the lines. */
+  /**
+   * Line by line, without the ends of the lines.
+   *
+   * @example
+   * for await (const line of sandbox.spawn("cat /etc/passwd").stdout.lines()) console.log(line.split(":")[0]);
+   */
   async *lines(): AsyncGenerator<string, void, undefined> {
     const decoder = new StringDecoder("utf8");
     let rest = "";
@@ -29,7 +34,12 @@ export class ProcessOutput extends PassThrough {
     if (rest !== "") yield rest;
   }
 
-  /** All of it as text. */
+  /**
+   * All of it as text.
+   *
+   * @example
+   * const text = await sandbox.spawn(["uname", "-a"]).stdout.text();
+   */
   async text(): Promise<string> {
     const chunks: Buffer[] = [];
     for await (const chunk of this as AsyncIterable<Buffer>) chunks.push(chunk);

@@ -1,6 +1,11 @@
 import { RuntimeError, type ErrorCode, type ErrorDetails } from "../shared/base/errors.ts";
 
-/** How a process ended. */
+/**
+ * How a process ended.
+ *
+ * @example
+ * const { exitCode, signal, oomKilled }: ProcessExit = await sandbox.spawn(["true"]).wait();
+ */
 export interface ProcessExit {
   /** The process's own code, or 128 + signal. */
   readonly exitCode: number;

@@ -45,8 +45,8 @@ export async function collectRun(process: SandboxProcess, options: RunOptions): 
     const stdoutBytes = collector.bytes("stdout"), stderrBytes = collector.bytes("stderr");
     return { ...exit, stdout: stdoutBytes.toString(), stderr: stderrBytes.toString(), stdoutBytes, stderrBytes, durationMs: performance.now() - began };
   } catch (error) {
-    await process[Symbol.asyncDispose]().catch(() => undefined); // the first error is what the caller needs
     const code = codeOf(error);
+    if (code === "resource_exhausted") await process[Symbol.asyncDispose](); // the process itself keeps the other limits
     if (code !== "deadline_exceeded" && code !== "canceled" && code !== "resource_exhausted") throw error;
     throw new RunError(code, "run a command", { stdout: collector.bytes("stdout").toString(), stderr: collector.bytes("stderr").toString(), durationMs: performance.now() - began }, { cause: error });
   }

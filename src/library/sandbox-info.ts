@@ -3,7 +3,12 @@ import { stateFolders, type StateFolders } from "../host/store/paths.ts";
 import { readPresentStatus } from "../host/store/present-status.ts";
 import type { PlaceOptions } from "./options.ts";
 
-/** What is known of a sandbox without asking it. */
+/**
+ * What is known of a sandbox without asking it.
+ *
+ * @example
+ * const running = (await Sandbox.list()).filter(({ status, labels }: SandboxInfo) => status === "running" && labels["job"] === "build");
+ */
 export interface SandboxInfo {
   /** 64 hexadecimal digits; `casemate ps` shows the first 12. */
   readonly id: string;

@@ -1,4 +1,5 @@
 import { PassThrough, type Writable } from "node:stream";
+import { orAbandon } from "../shared/base/deadline.ts";
 import { RuntimeError } from "../shared/base/errors.ts";
 import type { CallOptions, Command, SpawnOptions } from "./options.ts";
 import { ProcessOutput } from "./process-output.ts";
@@ -23,6 +24,8 @@ export interface ProcessStreams {
 /** What starts a process. */
 export type StartProcess = (command: Command, options: SpawnOptions, streams: ProcessStreams) => Promise<RunningProcess>;
 
+/** A kill takes a moment; an owner that does not answer in this time does not hold up whoever reached a limit. */
+const killTimeoutMs = 5_000;
 /** Input that waits for the process to read; then the writer waits. */
 const inputBufferBytes = 256 * 1024;
 
@@ -44,18 +47,34 @@ export class SandboxProcess implements AsyncDisposable {
   readonly #stdin: PassThrough | undefined;
   readonly #running: Promise<RunningProcess>;
   readonly #exit: Promise<ProcessExit>;
+  #present: RunningProcess | undefined;
 
   /** @internal */
   constructor(start: StartProcess, command: Command, options: SpawnOptions) {
     this.#stdin = options.stdin === "pipe" || (options.pty ?? false) !== false ? new PassThrough({ highWaterMark: inputBufferBytes }) : undefined;
-    this.#running = start(command, options, { stdin: this.#stdin, stdout: this.stdout, stderr: this.stderr });
-    this.started = this.#running.then(() => undefined);
-    this.#exit = this.#running.then(async (running) => limited(running, options), (error: unknown) => {
-      for (const stream of [this.stdout, this.stderr]) stream.end();
-      throw error;
-    });
+    const givenUp = options.signal?.aborted === true;
+    this.#running = givenUp ? Promise.reject(new RuntimeError("canceled", "start a process: canceled", { cause: options.signal?.reason }))
+      : start(command, options, { stdin: this.#stdin, stdout: this.stdout, stderr: this.stderr });
+    this.#exit = this.#untilExit(options);
+    this.started = Promise.race([this.#running, this.#exit]).then(() => undefined);
     // Whoever wants to know asks wait() or started.
     for (const promise of [this.started, this.#exit]) promise.catch(() => undefined);
+  }
+
+  /** The exit, unless the options end the wait first; then the process and everything it has started are killed. */
+  async #untilExit(options: CallOptions): Promise<ProcessExit> {
+    const exit = this.#running.then((running) => {
+      this.#present = running;
+      return running.exit;
+    });
+    try {
+      return await orAbandon(exit, "wait for the process", options);
+    } catch (error) {
+      // One whose start is under way is killed when it runs; nobody waits for that.
+      if (RuntimeError.is(error, "deadline_exceeded") || RuntimeError.is(error, "canceled")) await this.#end(this.#present === undefined ? 0 : killTimeoutMs);
+      if (this.#present === undefined) for (const stream of [this.stdout, this.stderr]) stream.end();
+      throw error;
+    }
   }
 
   /** Input of the process; ending it is the process's end of file. @throws RuntimeError `failed_precondition` without `stdin: "pipe"` or `pty`. */
@@ -64,48 +83,57 @@ export class SandboxProcess implements AsyncDisposable {
     return this.#stdin;
   }
 
-  /** Resolves when the process has ended; its output may still be read then. Rejects when the sandbox ended first, or the options' time was over. */
-  async wait(): Promise<ProcessExit> {
-    return this.#exit;
+  /**
+   * Resolves when the process has ended; its output may still be read then. Rejects when the sandbox ended
+   * first, or the time of {@link SpawnOptions} was over. Limits given here end the wait, not the process.
+   *
+   * @example
+   * const { exitCode, signal } = await process.wait();
+   */
+  async wait(options: CallOptions = {}): Promise<ProcessExit> {
+    return orAbandon(this.#exit, "wait for the process", options);
   }
 
-  /** Sends a signal to the process; default SIGTERM. One that has ended is fine. */
-  async kill(signal: NodeJS.Signals | number = "SIGTERM"): Promise<void> {
-    await (await this.#running).kill(signal);
+  /**
+   * Sends a signal to the process; default SIGTERM. One that has ended is fine.
+   *
+   * @example
+   * await process.kill("SIGINT");
+   */
+  async kill(signal: NodeJS.Signals | number = "SIGTERM", options: CallOptions = {}): Promise<void> {
+    await orAbandon(this.#running.then((running) => running.kill(signal)), "send a signal", options);
   }
 
-  /** Ends the process and everything it has started, at once. */
-  async killTree(): Promise<void> {
-    await (await this.#running).killTree();
+  /**
+   * Ends the process and everything it has started, at once.
+   *
+   * @example
+   * await process.killTree();
+   */
+  async killTree(options: CallOptions = {}): Promise<void> {
+    await orAbandon(this.#running.then((running) => running.killTree()), "kill a process", options);
   }
 
-  /** Tells the process that its terminal has changed its size. */
+  /**
+   * Tells the process that its terminal has changed its size.
+   *
+   * @example
+   * await shell.resize({ rows: 50, columns: 132 });
+   */
   async resize(size: { readonly rows: number; readonly columns: number }): Promise<void> {
     (await this.#running).resize(size);
   }
 
   /** Ends the process and everything it has started, if it still runs. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#running.then((running) => running.killTree(), () => undefined);
+    await this.#end(killTimeoutMs);
   }
-}
 
-/** The exit, unless the options end the wait; then the process and everything it has started are killed first. */
-async function limited(running: RunningProcess, { signal, timeoutMs }: CallOptions): Promise<ProcessExit> {
-  if (signal === undefined && timeoutMs === undefined) return running.exit;
-  const over = Promise.withResolvers<never>();
-  const timer = timeoutMs === undefined || timeoutMs === Infinity ? undefined
-    : setTimeout(() => over.reject(new RuntimeError("deadline_exceeded", `the process did not end within ${timeoutMs} ms`)), timeoutMs);
-  const onAbort = (): void => over.reject(new RuntimeError("canceled", "the process was given up", { cause: signal?.reason }));
-  signal?.addEventListener("abort", onAbort, { once: true });
-  if (signal?.aborted === true) onAbort();
-  try {
-    return await Promise.race([running.exit, over.promise]);
-  } catch (error) {
-    await running.killTree();
-    throw error;
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
+  async #end(waitMs: number): Promise<void> {
+    try {
+      await this.killTree({ timeoutMs: waitMs });
+    } catch {
+      // It never started, or ends with its sandbox at the latest.
+    }
   }
 }

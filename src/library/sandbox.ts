@@ -2,14 +2,20 @@ import { RuntimeError } from "../shared/base/errors.ts";
 import type { SandboxConnection } from "./connection.ts";
 import { SandboxFiles } from "./files.ts";
 import type { LogEntry } from "./logs.ts";
-import type { CloneOptions, Command, LoadOptions, PlaceOptions, RunOptions, SandboxOptions, SpawnOptions } from "./options.ts";
+import type { CallOptions, CloneOptions, Command, LoadOptions, PlaceOptions, RunOptions, SandboxOptions, SpawnOptions } from "./options.ts";
 import { collectRun } from "./run.ts";
 import type { RunResult } from "./run-result.ts";
 import type { SandboxInfo } from "./sandbox-info.ts";
 import type { SnapshotInfo } from "./snapshots.ts";
+import type { SandboxStats } from "./stats.ts";
 import { SandboxProcess } from "./sandbox-process.ts";
 
-/** Something that happened in a sandbox. */
+/**
+ * Something that happened in a sandbox.
+ *
+ * @example
+ * for await (const { time, action, attributes } of sandbox.events()) console.log(time.toISOString(), action, attributes["exitCode"] ?? "");
+ */
 export interface SandboxEvent {
   readonly time: Date;
   /** `start`, `die`, `oom`, `pause`, `unpause`, `exec_create`, `exec_start`, `exec_die`, ... */
@@ -85,7 +91,12 @@ export class Sandbox implements AsyncDisposable {
   get image(): string { return this.#connection.record.image; }
   get labels(): Readonly<Record<string, string>> { return this.#connection.record.labels; }
 
-  /** What is known of it now: status, ports. */
+  /**
+   * What is known of it now: status, ports.
+   *
+   * @example
+   * const { status, ports } = sandbox.info();
+   */
   info(): SandboxInfo {
     return this.#describe();
   }
@@ -155,39 +166,90 @@ export class Sandbox implements AsyncDisposable {
     yield* readLogs(this.#connection.folders, this.#connection.record, { follow: options.follow ?? false, signal: options.signal });
   }
 
-  /** Sets the time limits of {@link SandboxOptions} anew, counted from now; what is left out is no limit. */
-  async setTimeouts(limits: { readonly timeoutMs?: number; readonly idleTimeoutMs?: number }): Promise<void> {
-    await this.#connection.limit({ totalMs: limits.timeoutMs ?? 0, idleMs: limits.idleTimeoutMs ?? 0 });
+  /**
+   * What it uses and what it costs this machine: CPU, memory, processes, network, disks.
+   *
+   * @throws RuntimeError `failed_precondition` (reason `sandbox_paused`) when the whole VM stands still.
+   *
+   * @example
+   * const { memory, host } = await sandbox.stats();
+   * console.log(`${memory.usedBytes} of ${memory.limitBytes} bytes; ${host.memoryBytes} on the host`);
+   */
+  async stats(options: CallOptions = {}): Promise<SandboxStats> {
+    const { toStats } = await loadEngine();
+    return toStats(this.id, await this.#connection.useWithin("statistics", options, ({ owner }) => owner.stats({ containerIds: [this.id] })));
   }
 
-  /** Freezes all its processes. */
-  async pause(): Promise<void> {
-    await this.#connection.use(({ task }) => task.pause({ id: this.id }));
+  /**
+   * Sets the time limits of {@link SandboxOptions} anew, counted from now; what is left out is no limit.
+   *
+   * @example
+   * await sandbox.setTimeouts({ idleTimeoutMs: 10 * 60_000 });
+   */
+  async setTimeouts(limits: { readonly timeoutMs?: number; readonly idleTimeoutMs?: number }, options: CallOptions = {}): Promise<void> {
+    await this.#connection.limit({ totalMs: limits.timeoutMs ?? 0, idleMs: limits.idleTimeoutMs ?? 0 }, options);
   }
 
-  /** Lets them go on. */
-  async resume(): Promise<void> {
-    await this.#connection.use(({ task }) => task.resume({ id: this.id }));
+  /**
+   * Freezes all its processes.
+   *
+   * @example
+   * await sandbox.pause();
+   */
+  async pause(options: CallOptions = {}): Promise<void> {
+    await this.#connection.freeze("pause", options);
   }
 
-  /** Lets it live on when this program ends. From now on this object's disposal only closes the connection. */
-  async detach(): Promise<void> {
-    await this.#connection.release();
+  /**
+   * Lets them go on.
+   *
+   * @example
+   * await sandbox.resume();
+   */
+  async resume(options: CallOptions = {}): Promise<void> {
+    await this.#connection.freeze("resume", options);
   }
 
-  /** Asks its first process to end, ends it by force after the time, and waits until the sandbox is gone. */
-  async stop(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+  /**
+   * Lets it live on when this program ends. From now on this object's disposal only closes the connection.
+   *
+   * @example
+   * await sandbox.detach();
+   * console.log(`find it again with Sandbox.load("${sandbox.name}")`);
+   */
+  async detach(options: CallOptions = {}): Promise<void> {
+    await this.#connection.release(options);
+  }
+
+  /**
+   * Asks its first process to end, ends it by force after `timeoutMs` (default 10 s), and waits until the
+   * sandbox is gone; the signal ends it by force at once.
+   *
+   * @example
+   * await sandbox.stop({ timeoutMs: 3_000 });
+   */
+  async stop(options: CallOptions = {}): Promise<void> {
     const { stopSandbox } = await loadEngine();
-    await stopSandbox(this.#connection, options.timeoutMs ?? defaultStopTimeoutMs);
+    await stopSandbox(this.#connection, { timeoutMs: options.timeoutMs ?? defaultStopTimeoutMs, signal: options.signal });
   }
 
-  /** Ends it at once, with all that is in it, and waits until it is gone. Gone already is fine. */
+  /**
+   * Ends it at once, with all that is in it, and waits until it is gone. Gone already is fine.
+   *
+   * @example
+   * await sandbox.kill();
+   */
   async kill(): Promise<void> {
     const { killSandbox } = await loadEngine();
     await killSandbox(this.#connection);
   }
 
-  /** Closes the connection. A sandbox that this object holds the lease of, which is one that it created and did not detach, is ended. */
+  /**
+   * Closes the connection. A sandbox that this object holds the lease of, which is one that it created and did not detach, is ended.
+   *
+   * @example
+   * await sandbox.close();
+   */
   async close(): Promise<void> {
     if (this.#connection.leased) await this.kill();
     else this.#connection.close();
@@ -206,7 +268,7 @@ export class Sandbox implements AsyncDisposable {
    * await sandbox.snapshot("warm");
    * await using again = await Sandbox.restore("warm");
    */
-  async snapshot(name: string, options: { readonly stop?: boolean; readonly signal?: AbortSignal } = {}): Promise<SnapshotInfo> {
+  async snapshot(name: string, options: { readonly stop?: boolean } & CallOptions = {}): Promise<SnapshotInfo> {
     const { snapshotSandbox } = await loadEngine();
     return snapshotSandbox(this.#connection, name, options);
   }
@@ -216,6 +278,9 @@ export class Sandbox implements AsyncDisposable {
    * and disks of its own. It ends with this program, as one that was created.
    *
    * @throws RuntimeError `not_found` when there is no such snapshot.
+   *
+   * @example
+   * await using sandbox = await Sandbox.restore("warm");
    */
   static async restore(snapshot: string, options: CloneOptions = {}): Promise<Sandbox> {
     const { restoreSandbox } = await loadEngine();
@@ -234,13 +299,25 @@ export class Sandbox implements AsyncDisposable {
     return Promise.all((await forkSandboxes(this.#connection, options)).map((connection) => Sandbox.#over(connection)));
   }
 
-  /** All snapshots, whoever made them. */
+  /**
+   * All snapshots, whoever made them.
+   *
+   * @example
+   * for (const { name, pauseMs } of await Sandbox.snapshots()) console.log(name, pauseMs);
+   */
   static async snapshots(options: PlaceOptions = {}): Promise<SnapshotInfo[]> {
     const { snapshotInfos } = await loadEngine();
     return snapshotInfos(options);
   }
 
-  /** Removes a snapshot; sandboxes that went on from it stay. @throws RuntimeError `not_found`. */
+  /**
+   * Removes a snapshot; sandboxes that went on from it stay.
+   *
+   * @throws RuntimeError `not_found`.
+   *
+   * @example
+   * await Sandbox.removeSnapshot("warm");
+   */
   static async removeSnapshot(name: string, options: PlaceOptions = {}): Promise<void> {
     const { dropSnapshot } = await loadEngine();
     await dropSnapshot(name, options);

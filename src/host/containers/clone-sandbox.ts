@@ -22,7 +22,16 @@ export interface CloneOptions extends WaitOptions {
   readonly name?: string | undefined;
   /** `same`: the host ports of the snapshot, which must be free; `free`: any free one for each. */
   readonly ports: "same" | "free";
+  /** The caller takes a lease when it has got the sandbox; without one the sandbox ends. Default: it lives on. */
+  readonly leaseExpected?: boolean;
   readonly debug: boolean;
+}
+
+/** What {@link forkSandbox} is asked for. */
+export interface ForkOptions extends Omit<CloneOptions, "ports"> {
+  readonly count: number;
+  /** Called with each copy as soon as it runs, before the next is made. */
+  readonly onCopy?: (record: ContainerRecord) => Promise<void>;
 }
 
 /** What a snapshot is made with. */
@@ -52,7 +61,7 @@ export interface Fork {
 }
 
 /** Makes live copies of a running container's sandbox; it goes on. It is saved once, whatever the count. */
-export async function forkSandbox(folders: StateFolders, record: ContainerRecord, { count, name, ...options }: Omit<CloneOptions, "ports"> & { readonly count: number }): Promise<Fork> {
+export async function forkSandbox(folders: StateFolders, record: ContainerRecord, { count, name, onCopy, ...options }: ForkOptions): Promise<Fork> {
   requireRunning(folders, record, "fork");
   const snapshotName = `fork-${randomBytes(8).toString("hex")}`;
   const lock = await claimSnapshot(folders, snapshotName);
@@ -60,7 +69,11 @@ export async function forkSandbox(folders: StateFolders, record: ContainerRecord
     await capture(folders, record, { name: snapshotName, keep: false, stop: false }, options);
     const snapshot = readSnapshot(folders, snapshotName);
     const containers: ContainerRecord[] = [];
-    for (let index = 0; index < count; index++) containers.push(...await cloneSandbox(folders, snapshot, { ...options, ports: "free", name: name === undefined || count === 1 ? name : `${name}-${index + 1}` }));
+    for (let index = 0; index < count; index++) {
+      const copies = await cloneSandbox(folders, snapshot, { ...options, ports: "free", name: name === undefined || count === 1 ? name : `${name}-${index + 1}` });
+      containers.push(...copies);
+      for (const copy of copies) await onCopy?.(copy);
+    }
     return { containers, pauseMs: snapshot.pauseMs };
   } finally {
     // The copies have what they need of it.
@@ -115,7 +128,7 @@ function toRecord(record: ContainerRecord, sandboxId: string, { name, ports }: C
   };
 }
 
-function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, clones: readonly { readonly from: SnapshotContainer; readonly record: ContainerRecord }[], disks: ReadonlyMap<string, string>, { debug }: CloneOptions): SandboxConfig {
+function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, clones: readonly { readonly from: SnapshotContainer; readonly record: ContainerRecord }[], disks: ReadonlyMap<string, string>, { debug, leaseExpected }: CloneOptions): SandboxConfig {
   const { accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes, vcpuCount, network } = snapshot;
   const [first] = clones;
   const ids = new Map(clones.map(({ from, record }) => [from.saved.name, record.containerId]));
@@ -124,6 +137,7 @@ function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, 
     disks: [...disks].map(([diskId, path]) => ({ diskId, path })),
     containerIds: Object.fromEntries(ids),
     records: [...clones.map(({ from, record }) => toSavedContainer(folders, from.saved, record, disks)), ...snapshot.execs.flatMap((exec) => toSavedExec(exec, ids))],
+    ...(leaseExpected !== undefined && { leaseExpected }),
   };
   return {
     version: 1, sandboxId, folders, hostname: first?.record.hostname ?? "casemate", accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes, vcpuCount,

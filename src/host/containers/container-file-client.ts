@@ -24,10 +24,17 @@ export interface WriteFileOptions {
 export class ContainerFileClient {
   readonly #owner: () => Promise<OwnerClient["owner"]>;
   readonly #containerId: string;
+  readonly #signal: AbortSignal | undefined;
 
-  constructor(owner: () => Promise<OwnerClient["owner"]>, containerId: string) {
+  constructor(owner: () => Promise<OwnerClient["owner"]>, containerId: string, signal?: AbortSignal) {
     this.#owner = owner;
     this.#containerId = containerId;
+    this.#signal = signal;
+  }
+
+  /** The same, but what is under way when the signal comes is given up (`canceled`). */
+  until(signal: AbortSignal | undefined): ContainerFileClient {
+    return signal === undefined ? this : new ContainerFileClient(this.#owner, this.#containerId, signal);
   }
 
   /** What the path leads to; with `followLink` false a link itself. */
@@ -121,13 +128,18 @@ export class ContainerFileClient {
   }
 
   async perform(path: ContainerPath, operation: FileOperation): Promise<FileResponse> {
-    const owner = await this.#owner();
-    return owner.file({ containerId: this.#containerId, path: toBytes(path), operation });
+    return this.#call(path, operation, this.#signal);
   }
 
-  /** The agent closes it by itself if this call does not reach it. */
+  async #call(path: ContainerPath, operation: FileOperation, signal: AbortSignal | undefined): Promise<FileResponse> {
+    if (signal?.aborted === true) throw new RuntimeError("canceled", "work on files: canceled", { cause: signal.reason });
+    const owner = await this.#owner();
+    return owner.file({ containerId: this.#containerId, path: toBytes(path), operation }, { signal });
+  }
+
+  /** Also after the signal. The agent closes it by itself if this call does not reach it. */
   async #close(path: ContainerPath, handle: number): Promise<void> {
-    await this.perform(path, { case: "close", value: { handle } }).catch((error: unknown) => {
+    await this.#call(path, { case: "close", value: { handle } }, undefined).catch((error: unknown) => {
       if (!RuntimeError.is(error)) throw error;
     });
   }

@@ -87,3 +87,15 @@ test("a new owner goes on with limits and lease; a holder that does not come bac
   context.mock.timers.tick(40_000);
   assert.deepEqual(ends.slice(1), ["held: its time is over", "limited: its time is over"]);
 });
+
+test("a program that asked for a sandbox and does not come for it has gone", (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const saved: object[] = [], ends: string[] = [];
+  const [forsaken, held] = ["forsaken", "held"].map((name) => new Keeping((why) => ends.push(`${name}: ${why}`), (state) => saved.push(state)));
+  forsaken?.expectHolder();
+  assert.deepEqual(saved, [{ leased: true, totalUntilUnixMs: 0, idleMs: 0 }]); // so that the next owner knows of it
+  held?.expectHolder();
+  void held?.hold((async function* waits(): AsyncGenerator<{ readonly release: boolean }> { await new Promise(() => { /* for ever */ }); })());
+  context.mock.timers.tick(60_000);
+  assert.deepEqual(ends, ["forsaken: the program that asked for it has not come"]);
+});

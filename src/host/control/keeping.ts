@@ -42,6 +42,12 @@ export class Keeping {
     if (leased) this.#holderReturns = setTimeout(() => this.#finish("the program that held its lease has not come back"), holderReturnMs);
   }
 
+  /** Whoever asked for the sandbox takes a lease soon, or is gone. */
+  expectHolder(): void {
+    this.#note({ leased: true });
+    this.#holderReturns = setTimeout(() => this.#finish("the program that asked for it has not come"), holderReturnMs);
+  }
+
   /** Sets limits from now on, instead of those before. */
   limit(limits: TimeLimits): void {
     this.#note({ totalUntilUnixMs: limits.totalMs === 0 ? 0 : Date.now() + limits.totalMs, idleMs: limits.idleMs });

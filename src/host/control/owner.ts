@@ -82,6 +82,7 @@ export class Owner {
       // A VM that ends by itself ends the owner too; by then every process has got its end.
       void sandbox.ended.then(() => this.finish(0));
       if (this.adopting) this.#goOn(sandbox);
+      else if (sandbox.config.clone?.leaseExpected === true) this.keeping.expectHolder();
       this.#considerIdle();
     }, () => { /* whoever started the owner reports it */ });
   }

@@ -54,6 +54,8 @@ export interface SandboxClone {
   readonly containerIds: Readonly<Record<string, string>>;
   /** Its containers and execs under their names here. */
   readonly records: readonly ResourceRecord[];
+  /** A program is about to take a lease of it: when none comes, the program has gone, and the sandbox goes too. */
+  readonly leaseExpected?: boolean;
 }
 
 /** A container that was made before the VM was saved, as this sandbox takes it over. */

