@@ -20,7 +20,7 @@ export interface LogEntry {
 /** How often a growing log is looked at. */
 const pollMs = 50;
 
-/** Everything there is and, when following, what comes until the sandbox ends or the signal. */
+/** @internal Everything there is and, when following, what comes until the sandbox ends or the signal. */
 export async function* readLogs(folders: StateFolders, record: ContainerRecord, options: { readonly follow: boolean; readonly signal: AbortSignal | undefined }): AsyncGenerator<LogEntry> {
   const { log } = containerPaths(folders, record.containerId);
   const store = new ContainerStore(folders);

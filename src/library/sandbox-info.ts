@@ -21,7 +21,7 @@ export interface SandboxInfo {
   readonly ports: readonly { readonly protocol: "tcp" | "udp"; readonly hostAddress: string; readonly hostPort: number; readonly port: number }[];
 }
 
-/** Of one sandbox, as of now. */
+/** @internal Of one sandbox, as of now. */
 export function describeSandbox(folders: StateFolders, record: ContainerRecord): SandboxInfo {
   const { status, ports } = readPresentStatus(new ContainerStore(folders), record);
   return {
@@ -35,7 +35,7 @@ export function describeSandbox(folders: StateFolders, record: ContainerRecord):
   };
 }
 
-/** Of all, whoever made them. */
+/** @internal Of all, whoever made them. */
 export function listSandboxes(options: PlaceOptions): SandboxInfo[] {
   const folders = stateFolders(options.root);
   return new ContainerStore(folders).list().map((record) => describeSandbox(folders, record));

@@ -5,7 +5,7 @@ import type { CallOptions, Command, SpawnOptions } from "./options.ts";
 import { ProcessOutput } from "./process-output.ts";
 import type { ProcessExit } from "./run-result.ts";
 
-/** A process as the connection starts it. */
+/** @internal A process as the connection starts it. */
 export interface RunningProcess {
   readonly exit: Promise<ProcessExit>;
   kill(signal: NodeJS.Signals | number): Promise<void>;
@@ -14,14 +14,14 @@ export interface RunningProcess {
   resize(size: { readonly rows: number; readonly columns: number }): void;
 }
 
-/** The ends of its streams. */
+/** @internal The ends of its streams. */
 export interface ProcessStreams {
   readonly stdin: PassThrough | undefined;
   readonly stdout: ProcessOutput;
   readonly stderr: ProcessOutput;
 }
 
-/** What starts a process. */
+/** @internal What starts a process. */
 export type StartProcess = (command: Command, options: SpawnOptions, streams: ProcessStreams) => Promise<RunningProcess>;
 
 /** A kill takes a moment; an owner that does not answer in this time does not hold up whoever reached a limit. */

@@ -21,13 +21,13 @@ export interface SnapshotInfo {
   readonly pauseMs: number;
 }
 
-/** Saves a sandbox under a name. */
+/** @internal Saves a sandbox under a name. */
 export async function snapshotSandbox(connection: SandboxConnection, name: string, options: { readonly stop?: boolean } & CallOptions): Promise<SnapshotInfo> {
   const { stop = false, signal, timeoutMs } = options;
   return toInfo(await connection.use(() => createSnapshot(connection.folders, connection.record, { name, stop, signal, timeoutMs })));
 }
 
-/** Goes on from a snapshot. */
+/** @internal Goes on from a snapshot. */
 export async function restoreSandbox(name: string, options: CloneOptions): Promise<SandboxConnection> {
   const folders = stateFolders(options.root);
   const [record] = await cloneSandbox(folders, readSnapshot(folders, name), { ...cloneOptions(options), ports: "free" });
@@ -35,7 +35,7 @@ export async function restoreSandbox(name: string, options: CloneOptions): Promi
   return open(folders, record, options);
 }
 
-/** Makes live copies of a sandbox. */
+/** @internal Makes live copies of a sandbox. */
 export async function forkSandboxes(connection: SandboxConnection, options: CloneOptions & { readonly count?: number }): Promise<SandboxConnection[]> {
   const { folders } = connection;
   const copies: SandboxConnection[] = [];
@@ -48,12 +48,12 @@ export async function forkSandboxes(connection: SandboxConnection, options: Clon
   return copies;
 }
 
-/** All snapshots of this user. */
+/** @internal All snapshots of this user. */
 export function snapshotInfos(options: PlaceOptions): SnapshotInfo[] {
   return listSnapshots(stateFolders(options.root)).map(toInfo);
 }
 
-/** Removes one. */
+/** @internal Removes one. */
 export async function dropSnapshot(name: string, options: PlaceOptions): Promise<void> {
   const folders = stateFolders(options.root);
   await removeSnapshot(folders, readSnapshot(folders, name).name);

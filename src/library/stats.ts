@@ -94,7 +94,7 @@ export interface SandboxStats {
   };
 }
 
-/** The owner's answer in the library's words. @throws RuntimeError `unavailable` (reason `sandbox_gone`) when the container has ended. */
+/** @internal The owner's answer in the library's words. @throws RuntimeError `unavailable` (reason `sandbox_gone`) when the container has ended. */
 export function toStats(containerId: string, answer: StatsResponse): SandboxStats {
   const found = answer.containers.find((one) => one.containerId === containerId)?.metrics;
   const metrics = found === undefined ? undefined : anyUnpack(found, MetricsSchema);
