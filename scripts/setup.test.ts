@@ -43,7 +43,9 @@ function setup(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): { rea
 }
 
 test("setup.sh installs npm packages once, and again when the lock file has changed", () => {
-  assert.deepEqual(setup(), { code: 0, output: "Installing npm packages ...\nInstalling npm packages: done (0 s)\n", calls: ["npm ci --no-audit --no-fund --loglevel=warn"] });
+  const { output, ...rest } = setup();
+  assert.match(output, /^Installing npm packages ...\nInstalling npm packages: done \(\d+ s\)\n$/);
+  assert.deepEqual(rest, { code: 0, calls: ["npm ci --no-audit --no-fund --loglevel=warn"] });
   assert.deepEqual(setup(), { code: 0, output: "", calls: [] });
   writeFileSync(join(folder, "package-lock.json"), '{"changed":true}');
   rmSync(join(folder, "node_modules/.bin/node"));
