@@ -46,7 +46,7 @@ const common: BuildOptions = {
   plugins: [leanBuiltins],
 };
 
-const entries: Readonly<Record<string, string>> = { cli: "src/cli/main.ts", owner: "src/host/control/owner-main.ts", template: "src/host/containers/template-main.ts", index: "src/index.ts" };
+const entries: Readonly<Record<string, string>> = { cli: "src/cli/main.ts", owner: "src/host/control/owner-main.ts", template: "src/host/containers/template-main.ts", restart: "src/host/containers/restart-main.ts", index: "src/index.ts" };
 
 rmSync("dist", { recursive: true, force: true });
 const present = Object.fromEntries(Object.entries(entries).filter(([name, path]) => {

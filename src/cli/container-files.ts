@@ -14,6 +14,7 @@ export async function withContainerFiles<T>(record: ContainerRecord, launch: Lau
   const store = new ContainerStore(folders);
   const before = readPresentStatus(store, record);
   if (before.status === "running" || before.status === "paused") return withOwner(folders, record, async ({ owner }) => work(new ContainerFileClient(async () => owner, record.containerId)));
+  if (before.status === "restarting") throw new RuntimeError("failed_precondition", `files of container "${record.name}": it is restarting`, { reason: "container_not_running", hint: "wait until it runs, or stop it" });
   // Its end here is the end of the copy, at which nothing is to be removed.
   const kept: ContainerRecord = { ...record, autoRemove: false, network: "none", ports: [] };
   const { client } = await bootContainer(kept, launch, { stdin: false }, {});

@@ -4,7 +4,7 @@ import { RuntimeError } from "../shared/base/errors.ts";
 import type { WaitOptions } from "../shared/base/deadline.ts";
 import { createContainer } from "../host/containers/create-container.ts";
 import { prepareHost } from "../host/containers/prepare-host.ts";
-import { giveUpStart, prepareContainer, type PreparedContainer, type StdioPlan } from "../host/containers/start-container.ts";
+import { createTimeoutMs, giveUpStart, noteStart, prepareContainer, type PreparedContainer, type StdioPlan } from "../host/containers/start-container.ts";
 import type { ContainerOptions } from "../host/containers/container-options.ts";
 import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage, type PullPolicy } from "../host/storage/images/pull.ts";
@@ -17,9 +17,6 @@ import { exitCodes, exitWith, reportError, startFailureExitCode } from "./exit.t
 import { formatTimings } from "./format/timings.ts";
 import { Progress } from "./format/progress.ts";
 import { lastKnownEnd, runSession, sessionExitCode, terminalSize } from "./terminal/session.ts";
-
-/** Longest making of a container in a sandbox that is up. */
-const createTimeoutMs = 60_000;
 
 /** How a command wants its container made and started. */
 export interface LaunchOptions {
@@ -97,6 +94,7 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
   const { detach, keys, abort, stdin = record.openStdin } = options;
   const size = detach ? undefined : terminalSize();
   const wait = abort === undefined ? {} : { signal: abort.signal };
+  noteStart(launch.folders, record);
   const { client } = await bootContainer(record, launch, { stdin: record.openStdin, ...(size && { terminalSize: size }) }, wait);
   const { containerId } = record;
   const start = async (): Promise<void> => {

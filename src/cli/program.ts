@@ -2,6 +2,7 @@ import { Command, type OutputConfiguration } from "commander";
 import { packageVersion } from "../host/config/package-root.ts";
 import type { CommandModule } from "./command.ts";
 import { groups } from "./commands/groups.ts";
+import { defineRefused, refusedCommands } from "./commands/refused.ts";
 
 /** Every command: a line for the help, and how to load it. */
 const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<CommandModule> }>> = {
@@ -43,6 +44,7 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   build: { summary: "say how to build images", load: () => import("./commands/build.ts") },
   check: { summary: "say what this machine can do", load: () => import("./commands/check.ts") },
   completion: { summary: "print a script that completes commands and names in a shell", load: () => import("./commands/completion.ts") },
+  setup: { summary: "have containers start again with this machine", load: () => import("./commands/setup.ts") },
   version: { summary: "show versions", load: () => import("./commands/version.ts") },
 };
 
@@ -102,7 +104,8 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
     .exitOverride()
     .addHelpText("after", examples);
   // Without a command (help, a slip of the pen) every command is loaded, and the parser says what is wrong.
-  const loadAll = name === undefined || !(name in commands || name in groups);
+  if (name !== undefined && Object.hasOwn(refusedCommands, name)) defineRefused(program.command(name, { hidden: true }).exitOverride(), name);
+  const loadAll = name === undefined || !(name in commands || name in groups || name in refusedCommands);
   for (const [commandName, { summary, load }] of Object.entries(commands)) {
     const command = program.command(commandName).description(summary).configureOutput(mistakeOutput(`casemate ${commandName}`)).exitOverride();
     if (loadAll || commandName === name) (await load()).define(command);

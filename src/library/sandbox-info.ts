@@ -14,7 +14,7 @@ export interface SandboxInfo {
   readonly id: string;
   readonly name: string;
   readonly image: string;
-  readonly status: "created" | "running" | "paused" | "exited";
+  readonly status: "created" | "running" | "paused" | "restarting" | "exited";
   readonly createdAt: Date;
   readonly labels: Readonly<Record<string, string>>;
   /** Ports as they were published. */

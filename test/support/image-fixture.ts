@@ -46,6 +46,15 @@ export function writeOciLayout(folder: string, layers: readonly FixtureLayer[], 
   writeFileSync(join(folder, "oci-layout"), JSON.stringify({ imageLayoutVersion: "1.0.0" }));
 }
 
+/** Writes an image as `docker save` does, in docker's own format. */
+export function writeDockerArchive(path: string, name: string, layers: readonly Buffer[], config: Readonly<Record<string, unknown>>): void {
+  const configBlob = Buffer.from(JSON.stringify({ architecture: process.arch === "arm64" ? "arm64" : "amd64", os: "linux", created: "2024-05-06T07:08:09Z", config, rootfs: { type: "layers", diff_ids: layers.map((layer) => `sha256:${sha256(layer)}`) } }));
+  const files = layers.map((layer) => ({ path: `${sha256(layer)}.tar`, content: layer }));
+  const manifest = [{ Config: `${sha256(configBlob)}.json`, RepoTags: [name], Layers: files.map((file) => file.path) }];
+  const all = [...files, { path: `${sha256(configBlob)}.json`, content: configBlob }, { path: "manifest.json", content: JSON.stringify(manifest) }];
+  writeFileSync(path, tarBytes(all.map(({ path: file, content }) => ({ path: file, type: "file", content }))));
+}
+
 /** Uploads an OCI layout's image, its manifest and layers as they are. */
 export async function pushLayout(folder: string, reference: string): Promise<void> {
   await runProcess("skopeo", ["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", `oci:${folder}:image`, `docker://${reference}`], { timeoutMs: 120_000 });

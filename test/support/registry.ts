@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, openSync, closeSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { once } from "node:events";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { eventually } from "../../src/shared/base/deadline.ts";
@@ -8,32 +9,45 @@ import { eventually } from "../../src/shared/base/deadline.ts";
 /** It listens within a second; the rest is for a loaded machine. */
 const startTimeoutMs = 30_000;
 
+/** How a registry is to be; default: open to all, by plain HTTP. */
+export interface RegistryOptions {
+  /** Default 127.0.0.1, whose registries need no certificate. */
+  readonly host?: string;
+  readonly tls?: { readonly certificate: string; readonly key: string };
+  /** Line of htpasswd(1) with a bcrypt hash. */
+  readonly htpasswd?: string;
+}
+
 /** Debian's docker-registry on the loopback, with a folder of its own. */
 export class Registry {
   /** `127.0.0.1:PORT`, as images are named after. */
   readonly address: string;
   readonly #child: ChildProcess;
   readonly #folder: string;
+  readonly #tls: boolean;
 
-  private constructor(address: string, child: ChildProcess, folder: string) {
+  private constructor(address: string, child: ChildProcess, folder: string, tls: boolean) {
+    this.#tls = tls;
     this.address = address;
     this.#child = child;
     this.#folder = folder;
   }
 
-  static async start(): Promise<Registry> {
+  static async start(options: RegistryOptions = {}): Promise<Registry> {
     const folder = mkdtempSync(join(tmpdir(), "cm-registry-"));
-    const address = `127.0.0.1:${await freePort()}`;
+    const address = `${options.host ?? "127.0.0.1"}:${await freePort()}`;
+    if (options.htpasswd !== undefined) writeFileSync(join(folder, "htpasswd"), `${options.htpasswd}\n`);
     const config = join(folder, "config.yml");
     writeFileSync(config, JSON.stringify({ // JSON is YAML
       version: 0.1, log: { level: "warn", accesslog: { disabled: true } },
       storage: { filesystem: { rootdirectory: join(folder, "data") }, delete: { enabled: true } },
-      http: { addr: address },
+      http: { addr: address, ...(options.tls && { tls: options.tls }) },
+      ...(options.htpasswd !== undefined && { auth: { htpasswd: { realm: "test", path: join(folder, "htpasswd") } } }),
     }));
     const log = openSync(join(folder, "log"), "w");
     const child = spawn("docker-registry", ["serve", config], { stdio: ["ignore", log, log] });
     closeSync(log);
-    const registry = new Registry(address, child, folder);
+    const registry = new Registry(address, child, folder, options.tls !== undefined);
     try {
       await eventually("docker-registry to answer", () => registry.#answers(), { timeoutMs: startTimeoutMs, intervalMs: 100 });
     } catch (error) {
@@ -51,7 +65,8 @@ export class Registry {
   async #answers(): Promise<true | undefined> {
     if (this.#child.exitCode !== null) throw new Error(`docker-registry ended with exit code ${this.#child.exitCode}`);
     try {
-      return (await fetch(`http://${this.address}/v2/`)).ok ? true : undefined;
+      if (this.#tls) return (await connects(this.address)) ? true : undefined;
+      return [200, 401].includes((await fetch(`http://${this.address}/v2/`)).status) ? true : undefined;
     } catch {
       return undefined; // not listening yet; the caller's limit ends this
     }
@@ -64,6 +79,18 @@ export class Registry {
       await ended;
     }
     rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
+
+/** Whether somebody listens there. */
+async function connects(address: string): Promise<boolean> {
+  const [host, port] = address.split(":");
+  const socket = connect({ host, port: Number(port) });
+  try {
+    await once(socket, "connect");
+    return true;
+  } finally {
+    socket.destroy();
   }
 }
 

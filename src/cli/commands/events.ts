@@ -47,18 +47,26 @@ async function events(flags: Flags, command: Command): Promise<void> {
 /** Longest delay setTimeout keeps. */
 const maxTimerMs = 2_147_483_647;
 
+/** docker's name of an action has what became of it: `health_status: healthy`. */
+function nameOf({ action, attributes }: EventEntry): string {
+  return action === "health_status" ? `${action}: ${attributes[action] ?? ""}` : action;
+}
+
 /** As docker words it: time, type, action, id, attributes. */
-function toText({ unixNanos, action, containerId, execId, sandboxId, attributes }: EventEntry): string {
+function toText(event: EventEntry): string {
+  const { unixNanos, containerId, execId, sandboxId, attributes } = event;
+  const action = nameOf(event);
   const details = { ...attributes, ...(execId !== "" && { execID: execId }), sandbox: sandboxId };
   const subject = containerId === "" ? `sandbox ${action} ${sandboxId}` : `container ${action} ${containerId}`;
   return `${formatNanos(BigInt(unixNanos))} ${subject} (${Object.entries(details).map(([key, value]) => `${key}=${value}`).join(", ")})`;
 }
 
-function toJson({ unixNanos, action, containerId, execId, sandboxId, attributes }: EventEntry): string {
+function toJson(event: EventEntry): string {
+  const { unixNanos, containerId, execId, sandboxId, attributes } = event;
   const nanos = BigInt(unixNanos);
   return JSON.stringify({
     Type: containerId === "" ? "sandbox" : "container",
-    Action: action,
+    Action: nameOf(event),
     Actor: { ID: containerId === "" ? sandboxId : containerId, Attributes: { ...attributes, ...(execId !== "" && { execID: execId }), sandbox: sandboxId } },
     time: Number(nanos / 1_000_000_000n),
     timeNano: Number(nanos),
@@ -79,8 +87,9 @@ function matches(event: EventEntry, filters: readonly Filter[]): boolean {
   });
 }
 
-function fits({ action, containerId, sandboxId, attributes }: EventEntry, key: string, value: string): boolean {
-  if (key === "event") return action === value;
+function fits(event: EventEntry, key: string, value: string): boolean {
+  const { action, containerId, sandboxId, attributes } = event;
+  if (key === "event") return action === value || nameOf(event) === value;
   if (key === "sandbox") return sandboxId === value;
   return value !== "" && (containerId.startsWith(value) || attributes["name"] === value);
 }

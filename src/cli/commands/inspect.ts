@@ -1,8 +1,10 @@
 import type { Command } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
+import type { HealthCheck, HealthState } from "../../host/store/health.ts";
 import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
+import { noRestart } from "../../host/store/restart-policy.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { formatObjects, parseFormat } from "../format/format-option.ts";
 import { formatTime } from "../format/time.ts";
@@ -36,6 +38,7 @@ export function define(command: Command): void {
 /** What docker's inspect says of the same container, and the sandbox it is in. */
 async function describe(folders: StateFolders, record: ContainerRecord, status: ContainerStatus): Promise<object> {
   const running = status.status === "running" || status.status === "paused";
+  const policy = record.settings?.restart ?? noRestart;
   const paths = containerPaths(folders, record.containerId);
   const [path, ...args] = [...record.entrypoint, ...record.command];
   return {
@@ -45,9 +48,9 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
     Args: args,
     State: {
       Status: status.status,
-      Running: running,
+      Running: running || status.status === "restarting",
       Paused: status.status === "paused",
-      Restarting: false,
+      Restarting: status.status === "restarting",
       OOMKilled: status.oomKilled,
       Dead: false,
       Pid: running ? status.guestPid : 0,
@@ -55,18 +58,20 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
       Error: status.error,
       StartedAt: formatTime(status.startedAtUnixMs),
       FinishedAt: formatTime(status.finishedAtUnixMs),
+      ...(status.health && { Health: describeHealth(status.health, running) }),
     },
     Image: record.imageId,
     ResolvConfPath: "",
     LogPath: paths.log,
     Name: `/${record.name}`,
-    RestartCount: 0,
+    RestartCount: status.restart?.count ?? 0,
     Driver: "overlay",
     Platform: "linux",
     HostConfig: {
       Binds: record.volumes.map(({ source, name, destination, readOnly }) => `${name === "" ? source : name}:${destination}${readOnly ? ":ro" : ""}`),
       NetworkMode: record.network,
       PortBindings: byContainerPort(record.ports, (port) => ({ HostIp: port.hostAddress, HostPort: port.hostPorts === undefined ? "" : String(port.hostPorts.first) })),
+      RestartPolicy: { Name: policy.name, MaximumRetryCount: policy.maxRetries },
       AutoRemove: record.autoRemove,
       Privileged: record.privileged,
       ReadonlyRootfs: record.readOnlyRootfs,
@@ -95,6 +100,7 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
       WorkingDir: record.workingDir,
       Entrypoint: record.entrypoint.length === 0 ? null : record.entrypoint,
       Labels: record.labels,
+      ...(record.settings?.health && { Healthcheck: describeCheck(record.settings.health) }),
       StopSignal: record.stopSignal,
       StopTimeout: record.stopTimeoutMs / 1000,
     },
@@ -104,6 +110,20 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
     },
     Sandbox: running ? await describeSandbox(folders, record) : { id: record.sandboxId, ownerPid: 0, vmmPid: 0, state: "stopped" },
   };
+}
+
+/** Of a container that has ended docker tells the last probes, and that it is unhealthy. */
+function describeHealth({ status, failingStreak, log }: HealthState, running: boolean): object {
+  return {
+    Status: running ? status : "unhealthy",
+    FailingStreak: failingStreak,
+    Log: log.map(({ startUnixMs, endUnixMs, exitCode, output }) => ({ Start: formatTime(startUnixMs), End: formatTime(endUnixMs), ExitCode: exitCode, Output: output })),
+  };
+}
+
+/** docker's times are in nanoseconds. */
+function describeCheck({ test, intervalMs, timeoutMs, retries, startPeriodMs }: HealthCheck): object {
+  return { Test: test, Interval: intervalMs * 1e6, Timeout: timeoutMs * 1e6, StartPeriod: startPeriodMs * 1e6, Retries: retries };
 }
 
 /** docker's shape: `80/tcp` to all the host ports that lead there. */

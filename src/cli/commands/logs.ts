@@ -61,7 +61,7 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
     for (let running = true; running;) {
       // Looked at before reading: what was printed before the end is then read after it.
       const { status } = readPresentStatus(store, record);
-      running = (status === "running" || status === "paused") && store.read(record.containerId) !== undefined;
+      running = ["running", "paused", "restarting"].includes(status) && store.read(record.containerId) !== undefined;
       // The follower begins with a file that was read already.
       for (const entry of outputOf(follower.poll(), position)) await printer.print(entry);
       // A container that prints nothing more would never let us find out by writing.

@@ -18,7 +18,7 @@ export async function confirmed(force: boolean | undefined, what: string): Promi
 /** Removes containers that do not run. */
 export async function pruneContainers(folders: StateFolders): Promise<ContainerRecord[]> {
   const store = new ContainerStore(folders);
-  const ended = store.list().filter((record) => !["running", "paused"].includes(readPresentStatus(store, record).status));
+  const ended = store.list().filter((record) => !["running", "paused", "restarting"].includes(readPresentStatus(store, record).status));
   for (const record of ended) await removeContainer(folders, record, { force: false });
   return ended;
 }

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { formatPublished } from "../../host/network/publish.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
+import type { HealthState } from "../../host/store/health.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { collect, foldersOf } from "../command.ts";
 import { parseFilter, type Filter } from "../format/filter.ts";
@@ -26,7 +27,7 @@ export function define(command: Command): void {
     .option("-a, --all", "also those that do not run")
     .option("-q, --quiet", "ids alone")
     .option("--no-trunc", "whole ids and commands")
-    .option("-f, --filter <key=value>", "only those with this name, id, status, label or ancestor", collect)
+    .option("-f, --filter <key=value>", "only those with this name, id, status, label, ancestor or health", collect)
     .option("--format <format>", formatHelp)
     .addHelpText("after", "\nExamples:\n  casemate ps -a\n  casemate ps -q --filter status=exited\n  casemate ps --format json | jq -r .Names")
     .action((flags: Flags) => {
@@ -34,7 +35,7 @@ export function define(command: Command): void {
       const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
       const byStatus = filters.some(({ key }) => key === "status");
       const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record) }))
-        .filter(({ status }) => flags.all === true || byStatus || status.status === "running" || status.status === "paused")
+        .filter(({ status }) => flags.all === true || byStatus || ["running", "paused", "restarting"].includes(status.status))
         .filter((row) => filters.every((filter) => matches(row, filter)));
       process.stdout.write(format(rows, flags));
     });
@@ -79,22 +80,29 @@ function commandOf(record: ContainerRecord, truncate: boolean): string {
 function describeStatus(status: ContainerStatus): string {
   switch (status.status) {
     case "created": return "Created";
-    case "running": return `Up ${formatDuration(Date.now() - status.startedAtUnixMs)}`;
+    case "running": return `Up ${formatDuration(Date.now() - status.startedAtUnixMs)}${describeHealth(status.health)}`;
     case "paused": return `Up ${formatDuration(Date.now() - status.startedAtUnixMs)} (Paused)`;
+    case "restarting": return `Restarting (${status.exitCode}) ${formatAgo(status.finishedAtUnixMs)}`;
     case "exited": return `Exited (${status.exitCode})${status.finishedAtUnixMs === 0 ? "" : ` ${formatAgo(status.finishedAtUnixMs)}`}`;
   }
+}
+
+function describeHealth(health: HealthState | undefined): string {
+  if (health === undefined) return "";
+  return health.status === "starting" ? " (health: starting)" : ` (${health.status})`;
 }
 
 function portsOf(status: ContainerStatus): string {
   return status.status === "running" || status.status === "paused" ? status.ports.map(formatPublished).join(", ") : "";
 }
 
-const filterKeys = ["name", "id", "status", "label", "ancestor"];
+const filterKeys = ["name", "id", "status", "label", "ancestor", "health"];
 
 function matches({ record, status }: Row, { key, value }: Filter): boolean {
   if (key === "name") return record.name.includes(value);
   if (key === "id") return record.containerId.startsWith(value);
   if (key === "status") return status.status === value;
+  if (key === "health") return (status.status === "running" ? status.health?.status ?? "none" : "none") === value;
   if (key === "ancestor") return record.image === value || record.imageId.slice(7).startsWith(value);
   const [name = "", wanted] = value.split("=", 2);
   return wanted === undefined ? name in record.labels : record.labels[name] === wanted;

@@ -9,13 +9,14 @@ export function define(command: Command): void {
   command
     .argument("<image>", "name in a registry, or docker://, oci:, oci-archive:, docker-archive:, containers-storage:, docker-daemon:")
     .option("-q, --quiet", "print the image's id alone")
+    .option("--tls-verify <yes>", "false: also from a registry without a certificate that this machine trusts, or without any", "true")
     .addHelpText("after", "\nExamples:\n  casemate pull alpine:3\n  casemate pull containers-storage:localhost/mine:latest   an image podman has built\n  casemate pull docker-archive:mine.tar                    one that docker has saved")
-    .action(async (reference: string, flags: { readonly quiet?: boolean }) => {
+    .action(async (reference: string, flags: { readonly quiet?: boolean; readonly tlsVerify: string }) => {
       const folders = foldersOf(command);
       const progress = new Progress({ quiet: flags.quiet ?? false });
       const abort = new StartAbort();
       try {
-        const image = await pullImage(folders, reference, { onProgress: progress.step, ...(flags.quiet !== true && { onBlobs: progress.blobs }), signal: abort.signal });
+        const image = await pullImage(folders, reference, { onProgress: progress.step, ...(flags.quiet !== true && { onBlobs: progress.blobs }), signal: abort.signal, tlsVerify: flags.tlsVerify !== "false" });
         // Made now, so that the first run need not wait for it; a damaged image is found here too.
         await new ImageStore(folders).open(image, progress.step);
         progress.done();

@@ -9,10 +9,11 @@ import type { StateFolders } from "../../host/store/paths.ts";
 import { collect } from "../command.ts";
 import type { LaunchOptions } from "../launch.ts";
 import { parseSize } from "../format/size.ts";
+import { defineHealth, toHealthOptions, type HealthFlags } from "./health-options.ts";
 import { defineSettings, readLines, toSettings, type SettingsFlags } from "./run-settings.ts";
 
 /** What the parser leaves of the options that `run` and `create` share. */
-export interface RunFlags extends SettingsFlags {
+export interface RunFlags extends SettingsFlags, HealthFlags {
   readonly interactive?: boolean;
   readonly tty?: boolean;
   readonly rm?: boolean;
@@ -55,11 +56,6 @@ const refused: Readonly<Record<string, string>> = {
   "--cgroup-parent <path>": "the container's cgroup is in the guest",
   "--isolation <mode>": "every container has a VM of its own",
   "--runtime <name>": "every container has a VM of its own",
-  "--health-cmd <command>": "there are no health checks yet: run it with casemate exec",
-  "--health-interval <time>": "there are no health checks yet",
-  "--health-retries <number>": "there are no health checks yet",
-  "--health-timeout <time>": "there are no health checks yet",
-  "--health-start-period <time>": "there are no health checks yet",
   "--ip6 <address>": "a sandbox gets its address by itself: publish a port with -p",
   "--mac-address <address>": "a sandbox gets its address by itself",
   "--domainname <name>": "use --hostname with the whole name",
@@ -108,6 +104,7 @@ export function defineRunOptions(command: Command, imageArgument: "<image>" | "[
     .option("-q, --quiet", "print no notes about the VM")
     .helpOption("--help", "show this help");
   defineSettings(command);
+  defineHealth(command);
   for (const flags of Object.keys(refused)) command.addOption(new Option(flags).hideHelp());
   return command;
 }
@@ -121,6 +118,7 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     image,
     command,
     settings,
+    ...toHealthOptions(flags),
     ...(flags.init === true && { init: "init" as const }),
     env: [...readLines(flags.envFile ?? [], "--env-file"), ...flags.env ?? []],
     terminal: flags.tty ?? false,

@@ -38,7 +38,7 @@ test("toSettings() takes --mount for -v", () => {
 });
 
 test("toSettings() refuses what cannot be, and what is wrong", () => {
-  for (const flags of [{ restart: "always" }, { securityOpt: ["seccomp=profile.json"] }, { securityOpt: ["apparmor=mine"] }, { sysctl: ["net.core.somaxconn=1"] }, { addHost: ["me:host-gateway"] }]) refuses(flags, "option_refused");
+  for (const flags of [{ securityOpt: ["seccomp=profile.json"] }, { securityOpt: ["apparmor=mine"] }, { sysctl: ["net.core.somaxconn=1"] }, { addHost: ["me:host-gateway"] }]) refuses(flags, "option_refused");
   for (const flags of [{ tmpfs: ["tmp"] }, { mount: ["type=npipe,target=/x"] }, { mount: ["source=/x"] }, { mount: ["type=bind,target=/x"] }, { mount: ["target=/x,what=1"] }, { ulimit: ["nofile"] }, { ulimit: ["nofile=5:1"] }, { ulimit: ["files=1"] }, { addHost: ["db"] }, { dns: ["one"] }, { cpusetCpus: "a" }, { cpuShares: "1" }, { groupAdd: ["wheel"] }, { logOpt: ["tag=x"] }, { annotation: ["x"] }]) refuses(flags, "bad_option");
 });
 

@@ -7,6 +7,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { parseVolume } from "../../host/storage/shares/parse-volume.ts";
 import type { ContainerSettings, MountRequest, TmpfsMount, Ulimit } from "../../host/store/container-settings.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
+import { noRestart, type RestartPolicy } from "../../host/store/restart-policy.ts";
 import { collect } from "../command.ts";
 import { parseSize } from "../format/size.ts";
 import { parseSeconds } from "../format/time.ts";
@@ -39,7 +40,6 @@ export interface SettingsFlags {
   readonly logOpt?: readonly string[];
   readonly timeout?: string;
   readonly restart?: string;
-  readonly healthcheck?: boolean;
 }
 
 /** Defines them. */
@@ -69,14 +69,13 @@ export function defineSettings(command: Command): Command {
     .option("--annotation <name=value>", "set an annotation of the OCI configuration", collect)
     .addOption(new Option("--log-driver <driver>", "where its output is kept").choices(["casemate", "json-file", "local", "none"]))
     .option("--log-opt <name=value>", "max-size and max-file of the log", collect)
-    .option("--restart <policy>", "only \"no\" for now: a container that ends stays so until it is started")
-    .option("--no-healthcheck", "there are none yet")
+    .option("--restart <policy>", "what follows its end: no (default), on-failure[:times], always or unless-stopped")
     .option("--timeout <seconds>", "end the container that long after its start");
 }
 
 /** What they mean. @throws RuntimeError `invalid_argument` or `unimplemented` naming the option. */
 export function toSettings(flags: SettingsFlags, folders: StateFolders): { readonly settings: ContainerSettings; readonly mounts: readonly MountRequest[] } {
-  if ((flags.restart ?? "no") !== "no") throw new RuntimeError("unimplemented", `--restart "${flags.restart ?? ""}": containers are not restarted by themselves yet`, { reason: "option_refused", hint: "start it again with casemate start, or let systemd run `casemate run`" });
+  const restart = flags.restart === undefined ? noRestart : parseRestartPolicy(flags.restart);
   const mounts = (flags.mount ?? []).map((text) => parseMount(text, folders));
   const tmpfs = [...(flags.tmpfs ?? []).map(parseTmpfs), ...mounts.flatMap((mount) => (mount.type === "tmpfs" ? [mount.tmpfs] : []))];
   const logging = toLogging(flags);
@@ -100,9 +99,18 @@ export function toSettings(flags: SettingsFlags, folders: StateFolders): { reado
     ...(flags.sysctl !== undefined && { sysctls: Object.fromEntries(flags.sysctl.map(parseSysctl)) }),
     ...(flags.annotation !== undefined && { annotations: Object.fromEntries(flags.annotation.map((text) => splitPair(text, "--annotation"))) }),
     ...(logging && { logging }),
+    ...(restart.name !== "no" && { restart }),
     ...(flags.timeout !== undefined && { timeoutMs: parseSeconds(flags.timeout, "--timeout") }),
   };
   return { settings, mounts };
+}
+
+/** docker's words for what follows the end of a container. @throws RuntimeError `invalid_argument`. */
+export function parseRestartPolicy(text: string): RestartPolicy {
+  const [, name, times] = /^(no|on-failure|always|unless-stopped)(?::(\d+))?$/.exec(text) ?? [];
+  if (name === undefined) throw bad("--restart", text, "must be no, on-failure[:times], always or unless-stopped");
+  if (times !== undefined && name !== "on-failure") throw bad("--restart", text, "only on-failure takes a number of times");
+  return { name: name as RestartPolicy["name"], maxRetries: Number(times ?? 0) }; // one of the words of the expression
 }
 
 /** Lines of `--env-file` and `--label-file`: empty ones and comments are passed over, docker's way. */

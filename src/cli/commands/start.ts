@@ -35,7 +35,7 @@ export function define(command: Command): void {
         await forEach(names, launch.debug, async (each) => {
           const record = store.find(each);
           const { status } = readPresentStatus(store, record);
-          if (status !== "running") await startAndFollow(record, launch, { detach: true }); // docker, too, is content with one that runs
+          if (status !== "running" && status !== "restarting") await startAndFollow(record, launch, { detach: true }); // docker, too, is content with one that runs
           process.stdout.write(`${each}\n`);
         });
       }

@@ -1,11 +1,12 @@
 import type { Command } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciResources } from "../../shared/oci/runtime-spec.ts";
-import { updateContainer } from "../../host/containers/update-container.ts";
+import { updateContainer, updateRestartPolicy } from "../../host/containers/update-container.ts";
 import { ContainerStore } from "../../host/store/container-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { parseSize } from "../format/size.ts";
 import { forEach } from "./each.ts";
+import { parseRestartPolicy } from "./run-settings.ts";
 
 interface Flags {
   readonly memory?: string;
@@ -19,6 +20,7 @@ interface Flags {
   readonly cpusetMems?: string;
   readonly pidsLimit?: string;
   readonly blkioWeight?: string;
+  readonly restart?: string;
 }
 
 /** docker's period for --cpus, microseconds. */
@@ -38,13 +40,17 @@ export function define(command: Command): void {
     .option("--cpuset-mems <list>", "the guest's memory nodes it may use")
     .option("--pids-limit <number>", "most processes; -1 for no limit")
     .option("--blkio-weight <number>", "its weight at the disks, 10 to 1000")
+    .option("--restart <policy>", "what follows its end: no, on-failure[:times], always or unless-stopped")
     .addHelpText("after", "\nExamples:\n  casemate update -m 2g --cpus 2 web\n  casemate update --pids-limit 100 web db")
     .action(async (names: readonly string[], flags: Flags) => {
       const folders = foldersOf(command);
       const change = toResources(flags);
-      if (Object.keys(change).length === 0) throw new RuntimeError("invalid_argument", "update needs a limit to change", { reason: "nothing_to_update", hint: "for example casemate update -m 2g web" });
+      const restart = flags.restart === undefined ? undefined : parseRestartPolicy(flags.restart);
+      if (Object.keys(change).length === 0 && restart === undefined) throw new RuntimeError("invalid_argument", "update needs a limit to change", { reason: "nothing_to_update", hint: "for example casemate update -m 2g web" });
       await forEach(names, globalOptions(command).debug ?? false, async (name) => {
-        await updateContainer(folders, new ContainerStore(folders).find(name), change);
+        const record = new ContainerStore(folders).find(name);
+        if (restart !== undefined) updateRestartPolicy(folders, record, restart);
+        if (Object.keys(change).length > 0) await updateContainer(folders, new ContainerStore(folders).find(name), change);
         process.stdout.write(`${name}\n`);
       });
     });

@@ -24,7 +24,7 @@ _casemate() {
 	fi
 	# docker's longer names: the member decides.
 	case $command in
-	image | container | system | pod | snapshot | template)
+	image | container | system | pod | setup | snapshot | template)
 		if [ -z "$member" ]; then
 			COMPREPLY=($(compgen -W "$(casemate "$command" --help 2>/dev/null | sed -n 's/^  \\([a-z][a-z-]*\\) .*/\\1/p')" -- "$word"))
 			return

@@ -31,6 +31,14 @@ export function parseSeconds(text: string, option: string): number {
   return seconds * 1000;
 }
 
+/** A length of time as docker takes it, such as `1m30s` or `500ms`, in milliseconds: one at least. @throws RuntimeError `invalid_argument`. */
+export function parseDuration(text: string, option: string): number {
+  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)];
+  const ms = parts.reduce((sum, [, number, unit = ""]) => sum + Number(number) * (unit === "ms" ? 1 : (secondsOf[unit] ?? 0) * 1000), 0);
+  if (parts.map(([part]) => part).join("") !== text || ms < 1 && text !== "0s") throw new RuntimeError("invalid_argument", `${option} "${text}": must be a time such as 1m30s, at least 1ms`, { reason: "bad_time" });
+  return Math.round(ms);
+}
+
 const secondsOf: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3_600, d: 86_400 };
 
 /** A moment as docker takes it, in milliseconds since 1970: a date, seconds since 1970, or a time ago such as `10m`. @throws RuntimeError `invalid_argument`. */

@@ -103,7 +103,7 @@ async function sendSignal(client: OwnerClient, containerId: string, execId: stri
 /** The end of a container as far as the disk tells it. */
 export async function lastKnownEnd(folders: StateFolders, record: ContainerRecord): Promise<AttachEnd> {
   const status = await lastKnownStatus(folders, record);
-  if (status?.status !== "exited") return { type: "exit", exitStatus: lostExitCode, oomKilled: false, reason: "owner_lost", signal: 0 };
+  if (status?.status !== "exited" && status?.status !== "restarting") return { type: "exit", exitStatus: lostExitCode, oomKilled: false, reason: "owner_lost", signal: 0 };
   return { type: "exit", exitStatus: status.exitCode, oomKilled: status.oomKilled, reason: status.error, signal: 0 };
 }
 

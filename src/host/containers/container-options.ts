@@ -2,8 +2,10 @@ import { freemem, totalmem } from "node:os";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { mebibytes } from "../../shared/base/mebibytes.ts";
 import type { ContainerSettings } from "../store/container-settings.ts";
+import { defaultHealthCheck, type HealthCheck } from "../store/health.ts";
 import type { ContainerVolume, PublishRequest } from "../store/container-store.ts";
 import type { PodRecord } from "../store/pod-store.ts";
+import type { RestartPolicy } from "../store/restart-policy.ts";
 
 /** What a caller may say about a new container; docker's meanings. Undefined: the image's word, or docker's default. */
 export interface ContainerOptions {
@@ -38,6 +40,8 @@ export interface ContainerOptions {
   /** `init`: a first process that collects orphans. `idle`: one that does nothing, instead of the command. */
   readonly init?: "init" | "idle";
   readonly settings?: ContainerSettings;
+  /** How its health is asked for, instead of or beside what the image says; `none`: not at all. */
+  readonly health?: Partial<HealthCheck> | "none";
 }
 
 /** Whom a container runs as whose image and caller name nobody; by number, so that no file of the image need know it. */
@@ -53,6 +57,20 @@ export function checkResources(options: Pick<ContainerOptions, "memoryBytes" | "
   if (memoryBytes > host.memoryBytes) throw new RuntimeError("resource_exhausted", `memory limit of ${mebibytes(memoryBytes)} MiB: the host has ${mebibytes(host.memoryBytes)} MiB`, { reason: "memory_too_large", hint: "lower --memory" });
   if (cpus < 0 || !Number.isFinite(cpus)) throw new RuntimeError("invalid_argument", `cpus ${cpus}: must be a positive number`, { reason: "bad_cpus", hint: "for example --cpus 1.5" });
   if (cpus > host.cpus) throw new RuntimeError("invalid_argument", `cpus ${cpus}: the host has ${host.cpus}`, { reason: "too_many_cpus", hint: "lower --cpus" });
+}
+
+/** The check of a container, from the image's and the caller's words; docker's rule. */
+export function resolveHealthCheck(image: Partial<HealthCheck> | undefined, own: ContainerOptions["health"]): HealthCheck | undefined {
+  if (own === "none") return undefined;
+  const { test = [], ...rest } = { ...defaultHealthCheck, ...image, ...own };
+  return test.length === 0 || test[0] === "NONE" ? undefined : { test, ...rest };
+}
+
+/** @throws RuntimeError `invalid_argument` where a container cannot be started again by itself. */
+export function checkRestartPolicy(restart: RestartPolicy | undefined, { autoRemove = false, pod }: { readonly autoRemove?: boolean | undefined; readonly pod?: unknown }): void {
+  if (restart === undefined || restart.name === "no") return;
+  if (autoRemove) throw new RuntimeError("invalid_argument", "--restart and --rm exclude each other", { reason: "option_refused", hint: "a container that is removed at its end cannot be started again" });
+  if (pod !== undefined) throw new RuntimeError("unimplemented", "--restart for a container of a pod", { reason: "option_refused", hint: "give it a sandbox of its own, or start it again with casemate start" });
 }
 
 /** `NAME=value` for each entry; a bare NAME takes the caller's value and is left out when the caller has none. */

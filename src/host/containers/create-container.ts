@@ -4,7 +4,7 @@ import type { ImageConfig } from "../storage/images/image-config.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { buildSpec } from "./build-spec.ts";
-import { checkResources, mergeEnv, resolveEnv, type ContainerOptions } from "./container-options.ts";
+import { checkResources, checkRestartPolicy, mergeEnv, resolveEnv, resolveHealthCheck, type ContainerOptions } from "./container-options.ts";
 import { defaultHostname, newContainerId, newContainerName, newSandboxId } from "./names.ts";
 
 /** An image as a container needs it. */
@@ -23,6 +23,7 @@ const nameTries = 10;
 /** Makes a container on disk; nothing runs yet. The name is claimed here. */
 export function createContainer(folders: StateFolders, options: ContainerOptions, image: ContainerImage): ContainerRecord {
   checkResources(options);
+  checkRestartPolicy(options.settings?.restart, options);
   if (options.pod !== undefined && (options.ports?.length ?? 0) > 0) throw new RuntimeError("invalid_argument", "a pod's ports are published by the pod", { reason: "option_refused", hint: "give -p to casemate pod create" });
   const store = new ContainerStore(folders);
   for (let tries = 1; ; tries++) {
@@ -46,6 +47,8 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
   const network = options.pod?.network ?? options.network ?? "user";
   const ports = [...options.ports ?? [], ...(options.publishAll ? publishExposed(config.exposedPorts) : [])];
   if (network === "none" && ports.length > 0) throw new RuntimeError("invalid_argument", "ports cannot be published with --network none", { reason: "no_network", hint: "leave out --network none or -p" });
+  const health = options.init === "idle" ? undefined : resolveHealthCheck(config.healthcheck, options.health);
+  const settings = { ...options.settings, ...(health && { health }) };
   return {
     version: 1,
     containerId,
@@ -79,6 +82,6 @@ function toRecord(options: ContainerOptions, image: ContainerImage, name: string
     guestTemplate: options.guestTemplate ?? false,
     ...(options.pod !== undefined && { pod: options.pod.name }),
     ...(options.init !== undefined && { init: options.init }),
-    ...(options.settings !== undefined && Object.keys(options.settings).length > 0 && { settings: options.settings }),
+    ...(Object.keys(settings).length > 0 && { settings }),
   };
 }

@@ -28,6 +28,8 @@ export async function untilSandboxGone(folders: StateFolders, sandboxId: string)
 /** Sends a signal to a container's init process. @throws RuntimeError `failed_precondition` when it does not run. */
 export async function signalContainer(folders: StateFolders, record: ContainerRecord, signal: number): Promise<void> {
   requireRunning(folders, record, "send a signal to");
+  // docker's rule: these end it, and so no restart follows.
+  if (signal === constants.signals.SIGKILL || signal === signalNumber(record.stopSignal)) noteStopRequest(folders, record);
   await withOwner(folders, record, async (client) => signalProcess(client, record.containerId, signal));
 }
 
@@ -37,9 +39,11 @@ async function signalProcess(client: OwnerClient, id: string, signal: number): P
 
 /** Asks a container to end, and kills it after the time; when this returns its sandbox is gone. A container that does not run is fine. */
 export async function stopContainer(folders: StateFolders, record: ContainerRecord, options: { readonly timeoutMs: number; readonly signal?: number }): Promise<void> {
+  noteStopRequest(folders, record);
   const { status } = readPresentStatus(new ContainerStore(folders), record);
   // A pod goes on without this container of it.
   const untilGone = async (): Promise<void> => (record.pod === undefined ? untilSandboxGone(folders, record.sandboxId) : undefined);
+  if (status === "restarting") return endRestart(folders, record);
   if (status !== "running" && status !== "paused") return untilGone();
   try {
     await withOwner(folders, record, async (client) => {
@@ -96,7 +100,7 @@ export async function lastKnownStatus(folders: StateFolders, record: ContainerRe
 export async function removeContainer(folders: StateFolders, record: ContainerRecord, options: { readonly force: boolean }): Promise<void> {
   const store = new ContainerStore(folders);
   const { status } = readPresentStatus(store, record);
-  if (!options.force && (status === "running" || status === "paused")) {
+  if (!options.force && (status === "running" || status === "paused" || status === "restarting")) {
     throw new RuntimeError("failed_precondition", `remove container "${record.name}": it is ${status}`, { reason: "container_running", hint: `stop it first, or force it with "casemate rm -f ${record.name}"` });
   }
   if (record.pod !== undefined) {
@@ -106,6 +110,19 @@ export async function removeContainer(folders: StateFolders, record: ContainerRe
     await untilSandboxGone(folders, record.sandboxId);
   }
   store.remove(record);
+}
+
+/** Ends what waits to start a container again: its owner, or after it a process that sees that it is no longer wanted. */
+async function endRestart(folders: StateFolders, record: ContainerRecord): Promise<void> {
+  await abandonSandbox(folders, record);
+  const store = new ContainerStore(folders);
+  const status = store.readStatus(record.containerId);
+  if (status.status === "restarting") store.writeStatus(record.containerId, { ...status, status: "exited" });
+}
+
+/** Before anything ends: its restart policy is asked at that moment. */
+function noteStopRequest(folders: StateFolders, { containerId, settings }: ContainerRecord): void {
+  if (settings?.restart !== undefined) new ContainerStore(folders).change(containerId, { stopRequested: true });
 }
 
 /** Ends a container of a pod, and takes it out of the pod's sandbox if that is up. */
@@ -145,6 +162,7 @@ async function endSandbox(folders: StateFolders, record: Pick<ContainerRecord, "
 /** @throws RuntimeError `failed_precondition` (reason `container_not_running`). */
 export function requireRunning(folders: StateFolders, record: ContainerRecord, what: string): void {
   const { status } = readPresentStatus(new ContainerStore(folders), record);
+  if (status === "restarting") throw new RuntimeError("failed_precondition", `${what} container "${record.name}": it is restarting`, { reason: "container_not_running", hint: "wait until it runs, or stop it" });
   if (status !== "running" && status !== "paused") throw new RuntimeError("failed_precondition", `${what} container "${record.name}": it is not running`, { reason: "container_not_running", hint: `start it with "casemate start ${record.name}"` });
 }
 

@@ -16,8 +16,11 @@ import { readPresentStatus } from "../store/present-status.ts";
 import { abandonSandbox, untilSandboxGone } from "./end-container.ts";
 import { writeEtcFiles } from "./etc-files.ts";
 import { podRuns, whileStartingPod } from "./pods.ts";
+import { prepareHost } from "./prepare-host.ts";
 import { notePreparable, preparable, takePrepared } from "./prepared-image.ts";
 
+/** Longest making of a container in a sandbox that is up. */
+export const createTimeoutMs = 60_000;
 /** An owner that dies each time has a reason; its log is in the error. */
 const maxStarts = 3;
 
@@ -98,6 +101,29 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
     client.close();
     throw error;
   }
+}
+
+/** Starts a container that nobody watches. */
+export async function startDetached(record: ContainerRecord, folders: StateFolders, options: { readonly startTimeoutMs: number; readonly debug: boolean }): Promise<void> {
+  const { startTimeoutMs, debug } = options;
+  const { setup } = await prepareHost(folders, { startTimeoutMs, debug, coldBoot: record.coldBoot, onProgress: () => undefined });
+  const { client } = await prepareContainer(record, setup, { stdin: record.openStdin }, { timeoutMs: startTimeoutMs + createTimeoutMs });
+  try {
+    await client.call(async ({ task }) => { await task.start({ id: record.containerId }); }, doneBefore.start);
+  } catch (error) {
+    await giveUpStart(client, record);
+    throw error;
+  } finally {
+    client.close();
+  }
+}
+
+/** Somebody starts a container: what was asked of it before counts no more, and its restarts are counted anew. */
+export function noteStart(folders: StateFolders, { containerId }: ContainerRecord): void {
+  const store = new ContainerStore(folders);
+  store.change(containerId, { stopRequested: false });
+  const status = store.readStatus(containerId);
+  if (status.restart !== undefined) store.writeStatus(containerId, { ...status, restart: undefined });
 }
 
 /** Ends what a start that failed has left: the sandbox, or in a pod the container. */

@@ -7,7 +7,8 @@ import { parseCpuset } from "../sandbox/sandbox-size.ts";
 import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
 import { containerPaths, type StateFolders } from "../store/paths.ts";
 import { readPresentStatus } from "../store/present-status.ts";
-import { checkResources } from "./container-options.ts";
+import type { RestartPolicy } from "../store/restart-policy.ts";
+import { checkResources, checkRestartPolicy } from "./container-options.ts";
 import { withOwner } from "./end-container.ts";
 
 /**
@@ -32,6 +33,12 @@ export async function updateContainer(folders: StateFolders, record: ContainerRe
     writeFileAtomic(paths.record, before.record);
     throw error;
   }
+}
+
+/** Changes what follows a container's end, from its next one on. @throws RuntimeError `invalid_argument`. */
+export function updateRestartPolicy(folders: StateFolders, record: ContainerRecord, restart: RestartPolicy): void {
+  checkRestartPolicy(restart, record);
+  new ContainerStore(folders).change(record.containerId, { settings: { ...record.settings, restart } });
 }
 
 function checkChange({ memory, cpu }: OciResources): void {

@@ -56,14 +56,14 @@ export function openLedger(folders: StateFolders, sandboxId: string, log: Logger
   }
 }
 
-/** The same for a caller that has the owner's lock. Returns what could not be given back. */
-export async function releaseHeld(folders: StateFolders, sandboxId: string): Promise<unknown[]> {
+/** The same for a caller that has the owner's lock; "restart": which starts again what its policy says. Returns what could not be given back. */
+export async function releaseHeld(folders: StateFolders, sandboxId: string, then: "stay" | "restart" = "stay"): Promise<unknown[]> {
   const paths = sandboxPaths(folders, sandboxId);
   const ledger = openLedger(folders, sandboxId);
   if (ledger.bootId !== "" && ledger.bootId !== readBootId()) forgetProcesses(ledger);
   const ends = savedEnds(ledger);
   const failures = await ledger.releaseAll(releasers);
-  settleLostContainers(new ContainerStore(folders), sandboxId, ends);
+  settleLostContainers(new ContainerStore(folders), sandboxId, ends, then);
   removeSandboxFolder(paths.folder);
   return failures;
 }

@@ -16,6 +16,7 @@ import type { Ledger } from "../store/ledger.ts";
 import { sandboxOfFolder, sandboxPaths } from "../store/paths.ts";
 import { savedSandbox, type SandboxRecord } from "../store/saved-records.ts";
 import { readStateFile, setAside } from "../store/state-file.ts";
+import { awaitRestart, launchRestart } from "./await-restart.ts";
 import { Owner } from "./owner.ts";
 import { openLedger, releaseHeld, releaseLostSandbox } from "./lost-sandbox.ts";
 import { removeSandboxFolder } from "./sweep.ts";
@@ -39,18 +40,19 @@ async function main(folder: string, again: boolean): Promise<number> {
   if (lock === undefined) return 0; // somebody else's, or gone
   const ledger = openLedger(config.folders, config.sandboxId, log);
   const record = adoptableSandbox(ledger);
+  const store = new ContainerStore(config.folders);
   if (record === undefined && (again || ledger.records.length > 0)) {
     log.info("an owner died while the sandbox came up or went down; giving back what it held");
     await release(config, log);
-    return 0;
+    return restartDue(store, config, new AbortController().signal, log, () => closeSync(lock));
   }
   const starting = Promise.withResolvers<Sandbox>();
   const giveUp = new AbortController();
-  const owner = new Owner(starting.promise, giveUp, new ContainerStore(config.folders), log, { sandboxId: config.sandboxId, adopting: record !== undefined, timings: config.timings ?? false });
+  const owner = new Owner(starting.promise, giveUp, store, log, { sandboxId: config.sandboxId, adopting: record !== undefined, timings: config.timings ?? false });
   const tracing = await startTracing(process.env, config.sandboxId, log);
   if (tracing !== undefined) owner.stepTimes.forward(tracing);
   const context = { drivers, ledger, log: tracing === undefined ? log : log.with({ traceId: tracing.traceId }), observer: owner.stepTimes, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
-  process.on("SIGTERM", () => void owner.finish(stopTimeoutMs));
+  process.on("SIGTERM", () => void owner.stop(stopTimeoutMs));
   const making = record === undefined ? Sandbox.create(config, context, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal }) : Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
   making.catch(() => { /* awaited below */ });
   const server = await serveMeanwhile(owner, paths.ownerSocket).catch(async (error: unknown) => {
@@ -72,9 +74,18 @@ async function main(folder: string, again: boolean): Promise<number> {
   }
   await tracing?.close();
   await setImmediate(); // whoever has asked for the end has its answer first
-  server.close();
-  removeSandboxFolder(paths.folder);
-  closeSync(lock);
+  return restartDue(store, config, owner.restartSignal, log, () => {
+    server.close();
+    removeSandboxFolder(paths.folder);
+    closeSync(lock);
+  });
+}
+
+/** The last thing an owner does: it waits until the container is to be started again, if it is, lets the sandbox go, and starts it. */
+async function restartDue(store: ContainerStore, { sandboxId, debug }: SandboxConfig, signal: AbortSignal, log: Logger, leave: () => void): Promise<number> {
+  const record = await awaitRestart(store, sandboxId, signal);
+  leave();
+  if (record !== undefined) await launchRestart(record, store, debug, log);
   return 0;
 }
 
@@ -126,7 +137,7 @@ async function giveUpAdoption(error: unknown, config: SandboxConfig, stopped: bo
 }
 
 async function release(config: SandboxConfig, log: Logger): Promise<void> {
-  for (const failure of await releaseHeld(config.folders, config.sandboxId)) log.error("not released", { error: describeError(failure) });
+  for (const failure of await releaseHeld(config.folders, config.sandboxId, "restart")) log.error("not released", { error: describeError(failure) });
 }
 
 function greetStarter(owner: Owner, sandbox: Sandbox): void {

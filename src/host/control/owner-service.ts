@@ -57,7 +57,7 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
       for await (const event of owner.events.subscribe(signal)) yield { ...event, attributes: { ...event.attributes } };
     },
     async stop(request) {
-      await owner.finish(request.timeoutMs);
+      await owner.stop(request.timeoutMs);
       return {};
     },
     async stats({ containerIds }) {

@@ -12,10 +12,13 @@ import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";
 import { ContainerLogWriter } from "../store/container-log.ts";
 import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
 import { EventFile } from "../store/event-file.ts";
+import { newHealth, type HealthState } from "../store/health.ts";
 import { readBootId } from "../store/host-facts.ts";
+import { nextRestart, noRestart, type RestartState } from "../store/restart-policy.ts";
 import type { Snapshot } from "../template/snapshot-store.ts";
 import { captureSandbox, type CaptureOptions } from "./capture-sandbox.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
+import { endLeftProbes, isProbe, monitorHealth, probeProcess, runProbe } from "./health-monitor.ts";
 import { Keeping } from "./keeping.ts";
 import { StepTimes } from "./step-times.ts";
 
@@ -59,6 +62,7 @@ export class Owner {
   readonly #store: ContainerStore;
   readonly #finished = Promise.withResolvers<void>();
   readonly #giveUp: AbortController;
+  readonly #noRestart = new AbortController();
   #attachedClients = 0;
   #connections = 0;
   #idleTimer: NodeJS.Timeout | undefined;
@@ -135,6 +139,7 @@ export class Owner {
 
   /** A sandbox in which an exec runs is in use. */
   #countExecs({ action, containerId, execId }: SandboxEvent): void {
+    if (isProbe(execId)) return;
     const key = `${containerId}/${execId}`;
     if (action === "exec_start") this.#execUses.set(key, this.keeping.use());
     if (action === "exec_die") {
@@ -147,8 +152,19 @@ export class Owner {
   readonly recordEnd = (container: Container, end: ProcessEnd): void => {
     // What is to be removed is out of sight before anybody hears of its end.
     if (container.backing.autoRemove) return this.#removeFiles(container);
-    this.#writeStatus(container, { status: "exited", exitCode: end.exitStatus, oomKilled: end.oomKilled, error: end.reason, finishedAtUnixMs: Number(end.exitedAtUnixNanos / 1_000_000n) });
+    const finishedAtUnixMs = Number(end.exitedAtUnixNanos / 1_000_000n);
+    const restart = this.#restartAfter(container, end.exitStatus, finishedAtUnixMs);
+    this.#writeStatus(container, { status: restart === undefined ? "exited" : "restarting", exitCode: end.exitStatus, oomKilled: end.oomKilled, error: end.reason, finishedAtUnixMs, ...(restart && { restart }) });
   };
+
+  /** What its restart policy says to the end of a container. A pod's are not restarted, nor is anything in a sandbox that was told to end. */
+  #restartAfter({ containerId, backing: { lastOneOut } }: Container, exitCode: number, finishedAtUnixMs: number): RestartState | undefined {
+    const record = this.#store.read(containerId);
+    if (record === undefined || !lastOneOut || this.#over) return undefined;
+    const { status, startedAtUnixMs, restart } = this.#store.readStatus(containerId);
+    if (status === "restarting") return restart; // an owner that died had decided it
+    return nextRestart(record.settings?.restart ?? noRestart, { exitCode, ranMs: finishedAtUnixMs - startedAtUnixMs, stopRequested: record.stopRequested ?? false }, restart, Date.now());
+  }
 
   async createContainer(request: { readonly containerId: string; readonly bundle: string; readonly rootfs: readonly RootfsMount[]; readonly terminal: boolean; readonly options: CreateOptions }, timeoutMs: number): Promise<Container> {
     const { containerId, bundle, rootfs, terminal, options } = request;
@@ -180,8 +196,9 @@ export class Owner {
     const sandbox = await this.ready();
     try {
       const container = await sandbox.startContainer(containerId, { timeoutMs });
-      if (container.state === "running") this.#writeStatus(container, { status: "running", startedAtUnixMs: Date.now(), guestPid: container.init.guestPid });
+      if (container.state === "running") this.#writeStatus(container, { status: "running", startedAtUnixMs: Date.now(), guestPid: container.init.guestPid, health: undefined });
       this.#limitTime(container, 0);
+      this.#watchHealth(container, sandbox, newHealth);
       return container;
     } catch (error) {
       const container = sandbox.containers.get(containerId);
@@ -199,6 +216,28 @@ export class Owner {
       void this.#sandbox?.kill(container.containerId, "", SIGKILL, true, { timeoutMs: killTimeoutMs }).catch((error: unknown) => this.log.warn("not killed", { error: describeError(error) }));
     }, Math.max(0, timeoutMs - passedMs));
     void container.init.wait().then(() => clearTimeout(timer));
+  }
+
+  /** Asks for a container's health for as long as it runs, if it has a check. */
+  #watchHealth(container: Container, sandbox: Sandbox, health: HealthState): void {
+    const { containerId } = container;
+    const record = this.#store.read(containerId);
+    const check = record?.settings?.health;
+    if (record === undefined || check === undefined || container.state === "stopped") return;
+    this.#writeStatus(container, { health });
+    const what = { process: probeProcess(check, readSpec(container.bundle).process), user: record.user === "" ? "0" : record.user, timeoutMs: check.timeoutMs };
+    const over = new AbortController();
+    void container.init.wait().then(() => over.abort());
+    void monitorHealth({
+      check, health,
+      startedAtUnixMs: this.#store.readStatus(containerId).startedAtUnixMs,
+      awake: () => container.state === "running" && sandbox.state === "running",
+      probe: () => runProbe(sandbox, containerId, what, this.log),
+      report: (after, changed) => {
+        this.#writeStatus(container, { health: after });
+        if (changed) this.onEvent({ action: "health_status", containerId, execId: "", attributes: { health_status: after.status } });
+      },
+    }, over.signal);
   }
 
   /** Writes `paused` or `running` after the guest's freezer has changed. */
@@ -265,6 +304,17 @@ export class Owner {
     }, idleTimeoutMs);
   }
 
+  /** Stops the sandbox because somebody asks for it: what was to be started again is not. */
+  async stop(stopTimeoutMs: number): Promise<void> {
+    this.#noRestart.abort();
+    await this.finish(stopTimeoutMs);
+  }
+
+  /** Aborted when nothing is to be started again. */
+  get restartSignal(): AbortSignal {
+    return this.#noRestart.signal;
+  }
+
   /** Stops the sandbox and lets the owner go. Any number of calls. */
   async finish(stopTimeoutMs: number): Promise<void> {
     if (this.#over) return this.finished;
@@ -295,6 +345,8 @@ export class Owner {
       } else if (container.state !== "created") {
         this.#writeRunning(container, container.state === "paused" ? "paused" : "running");
         this.#limitTime(container, Date.now() - this.#store.readStatus(container.containerId).startedAtUnixMs);
+        void endLeftProbes(sandbox, container.containerId, this.log); // never rejects
+        this.#watchHealth(container, sandbox, this.#store.readStatus(container.containerId).health ?? newHealth);
       }
     }
   }

@@ -54,7 +54,7 @@ const lostExitStatus = 137;
 
 /** Something that happened in a sandbox. */
 export interface SandboxEvent {
-  readonly action: "create" | "start" | "die" | "oom" | "pause" | "unpause" | "exec_create" | "exec_start" | "exec_die" | "destroy";
+  readonly action: "health_status" | "create" | "start" | "die" | "oom" | "pause" | "unpause" | "exec_create" | "exec_start" | "exec_die" | "destroy";
   readonly containerId: string;
   readonly execId: string;
   readonly attributes: Readonly<Record<string, string>>;

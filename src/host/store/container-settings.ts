@@ -1,4 +1,6 @@
 import type { ContainerVolume } from "./container-store.ts";
+import type { HealthCheck } from "./health.ts";
+import type { RestartPolicy } from "./restart-policy.ts";
 
 /** A file system in memory that a container sees. */
 export interface TmpfsMount {
@@ -43,6 +45,10 @@ export interface ContainerSettings {
   readonly logging?: { readonly driver: "casemate" | "none"; readonly maxFileBytes?: number; readonly maxFiles?: number };
   /** Ends the container that long after its start. */
   readonly timeoutMs?: number;
+  /** What follows its end. */
+  readonly restart?: RestartPolicy;
+  /** How its health is asked for; undefined: not at all. */
+  readonly health?: HealthCheck;
 }
 
 /** What `--mount` says: like `-v`, or a file system in memory. */

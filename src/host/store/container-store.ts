@@ -3,7 +3,9 @@ import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import type { ContainerSettings } from "./container-settings.ts";
+import type { HealthState } from "./health.ts";
 import { containerPaths, type StateFolders } from "./paths.ts";
+import type { RestartState } from "./restart-policy.ts";
 import { readStateFile } from "./state-file.ts";
 import { storageError } from "./storage-error.ts";
 
@@ -39,7 +41,7 @@ export interface ContainerVolume {
 
 /**
  * What a front end decided about a container when it made it; never changes afterwards except by
- * `rename` and `update`. File container.json, docs/files.md.
+ * `rename` and `update`, and by what asks it to end. File container.json, docs/files.md.
  */
 export interface ContainerRecord {
   readonly version: 1;
@@ -83,10 +85,12 @@ export interface ContainerRecord {
   /** A first process of ours (docker's --init), or one that does nothing instead of the image's; undefined: neither. */
   readonly init?: "init" | "idle" | undefined;
   readonly settings?: ContainerSettings | undefined;
+  /** Somebody asked it to end since it was last started: its restart policy has nothing to say then. */
+  readonly stopRequested?: boolean;
 }
 
 /** docker's words for where a container is in its life. */
-export type ContainerStatusWord = "created" | "running" | "paused" | "exited";
+export type ContainerStatusWord = "created" | "running" | "paused" | "restarting" | "exited";
 
 /** What changes in a container's life; written by the owner. File status.json. */
 export interface ContainerStatus {
@@ -106,6 +110,10 @@ export interface ContainerStatus {
   readonly ipAddress: string;
   /** Ports as they were really published. */
   readonly ports: readonly PublishedPort[];
+  /** Its restarts since somebody started it; undefined: none. */
+  readonly restart?: RestartState | undefined;
+  /** Of its latest run; undefined: nobody asks for it. */
+  readonly health?: HealthState | undefined;
 }
 
 const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
@@ -146,6 +154,12 @@ export class ContainerStore {
     this.#claimName({ ...record, name });
     writeFileAtomic(containerPaths(this.folders, record.containerId).record, JSON.stringify({ ...record, name }, undefined, 1));
     rmSync(join(this.#namesFolder, record.name), { force: true });
+  }
+
+  /** Changes what a front end may change of a record, as it is on disk by now. A container that is gone stays so. */
+  change(containerId: string, changes: Partial<Pick<ContainerRecord, "stopRequested" | "settings">>): void {
+    const record = this.read(containerId);
+    if (record !== undefined) writeFileAtomic(containerPaths(this.folders, containerId).record, JSON.stringify({ ...record, ...changes }, undefined, 1));
   }
 
   /** Removes a container's files and frees its name. "Already gone" is success. */

@@ -8,7 +8,7 @@ export interface EventEntry {
   readonly version: 1;
   /** Nanoseconds, decimal. */
   readonly unixNanos: string;
-  /** `create`, `start`, `die`, `oom`, `pause`, `unpause`, `exec_create`, `exec_start`, `exec_die`, `destroy`. */
+  /** `create`, `start`, `die`, `oom`, `pause`, `unpause`, `exec_create`, `exec_start`, `exec_die`, `health_status`, `destroy`. */
   readonly action: string;
   readonly sandboxId: string;
   /** Empty: the sandbox itself. */

@@ -9,6 +9,8 @@ import type { TaggedProcessRecord } from "./tagged-process.ts";
 
 /** Exit code of a container whose sandbox was lost: 128 + SIGKILL. */
 export const lostExitCode = 137;
+/** A container that is to be started again has an owner within this time; what takes longer has failed. */
+const restartGraceMs = 20_000;
 
 /**
  * The status of a container as of now: what its owner wrote last. Without an owner (a crash) it goes on
@@ -17,9 +19,16 @@ export const lostExitCode = 137;
  */
 export function readPresentStatus(store: ContainerStore, record: ContainerRecord): ContainerStatus {
   const status = store.readStatus(record.containerId);
+  if (status.status === "restarting") return isRestarting(store.folders, record, status) ? status : { ...status, status: "exited" };
   if (status.status !== "running" && status.status !== "paused") return status;
   if (status.bootId === readBootId() && isSandboxAlive(store.folders, record.sandboxId)) return status;
   return { ...status, status: "exited", exitCode: lostExitCode, error: "owner_lost" };
+}
+
+/** The owner that waits for the restart has the lock; between it and the next one nobody has. */
+function isRestarting(folders: StateFolders, { sandboxId }: ContainerRecord, { bootId, restart }: ContainerStatus): boolean {
+  if (bootId !== readBootId() || restart === undefined) return false;
+  return isFlocked(sandboxPaths(folders, sandboxId).ownerLock) || Date.now() < restart.atUnixMs + restartGraceMs;
 }
 
 /** True while a sandbox has an owner, or a VM that the next owner will take over. */

@@ -1,4 +1,5 @@
 import { RuntimeError } from "../../../shared/base/errors.ts";
+import type { HealthCheck } from "../../store/health.ts";
 
 /** What an image says about running it (OCI image-spec, config.md). Absent fields are empty. */
 export interface ImageConfig {
@@ -16,6 +17,8 @@ export interface ImageConfig {
   readonly os: string;
   /** RFC 3339, or empty. */
   readonly created: string;
+  /** docker's HEALTHCHECK, as far as it is given. */
+  readonly healthcheck?: Partial<HealthCheck>;
   /** Digests of the uncompressed layers, lowest first. */
   readonly diffIds: readonly string[];
 }
@@ -62,7 +65,21 @@ export function parseImageConfig(text: string): ImageConfig {
     os: string(root["os"], "os"),
     created: string(root["created"], "created"),
     diffIds: strings(rootfs["diff_ids"], "rootfs.diff_ids"),
+    ...(config["Healthcheck"] !== undefined && config["Healthcheck"] !== null && { healthcheck: parseHealthcheck(config["Healthcheck"]) }),
   };
+}
+
+/** docker's HEALTHCHECK of an image: times in nanoseconds, 0 for what is not given. @throws RuntimeError `data_loss` (reason `image_corrupt`). */
+export function parseHealthcheck(value: unknown): Partial<HealthCheck> {
+  const { Test, Interval, Timeout, Retries, StartPeriod } = object(value, "Healthcheck");
+  const test = strings(Test, "Healthcheck.Test");
+  const given = (field: string, found: unknown, unit: number): number | undefined => {
+    if (found === undefined || found === null || found === 0) return undefined;
+    if (typeof found !== "number" || !Number.isFinite(found) || found < 0) throw bad(`Healthcheck.${field}`, "a number");
+    return Math.max(1, Math.round(found / unit));
+  };
+  const fields = { intervalMs: given("Interval", Interval, 1e6), timeoutMs: given("Timeout", Timeout, 1e6), retries: given("Retries", Retries, 1), startPeriodMs: given("StartPeriod", StartPeriod, 1e6) };
+  return { ...(test.length > 0 && { test }), ...Object.fromEntries(Object.entries(fields).filter(([, number]) => number !== undefined)) };
 }
 
 function json(text: string, what: string): unknown {

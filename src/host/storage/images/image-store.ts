@@ -9,7 +9,7 @@ import { flockExclusive } from "../../../shared/linux/flock.ts";
 import { readStateFile } from "../../store/state-file.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import { storageError } from "../../store/storage-error.ts";
-import { parseImageConfig, parseImageManifest, type ImageConfig } from "./image-config.ts";
+import { parseHealthcheck, parseImageConfig, parseImageManifest, type ImageConfig } from "./image-config.ts";
 import { localCandidates } from "./image-name.ts";
 import { makeRootImage, rootFileSystem } from "./root-image.ts";
 
@@ -23,6 +23,8 @@ export interface StoredImage {
   readonly sizeBytes: number;
   /** RFC 3339, or empty. */
   readonly created: string;
+  /** docker's HEALTHCHECK, where the configuration here lacks it: it is no part of the OCI's format. */
+  readonly healthcheck?: unknown;
 }
 
 /** An image with what is needed to run it. */
@@ -90,7 +92,8 @@ export class ImageStore {
    */
   async open(image: StoredImage, onProgress: (what: string) => void = () => undefined, options: WaitOptions = {}): Promise<RunnableImage> {
     const { config, layers } = parseImageManifest(this.#readBlob(image.manifestDigest).toString());
-    const parsed = parseImageConfig(this.#readBlob(config.digest).toString());
+    const inBlob = parseImageConfig(this.#readBlob(config.digest).toString());
+    const parsed = inBlob.healthcheck !== undefined || image.healthcheck === undefined ? inBlob : { ...inBlob, healthcheck: parseHealthcheck(image.healthcheck) };
     if (parsed.diffIds.length !== layers.length) throw new RuntimeError("data_loss", `image "${image.id}": ${layers.length} layers, its config names ${parsed.diffIds.length}`, { reason: "image_corrupt", hint: "remove the image and pull it again" });
     const path = this.#rootfsPath(image.manifestDigest);
     if (!existsSync(path)) {
@@ -115,7 +118,7 @@ export class ImageStore {
    * Enters an image whose blobs are in a temporary folder's `sha256`, named by their digests, and moves
    * them from there. The name is taken from another image that had it.
    */
-  async add(name: string, manifestDigest: string, folder: string): Promise<StoredImage> {
+  async add(name: string, manifestDigest: string, folder: string, extra: Pick<StoredImage, "healthcheck"> = {}): Promise<StoredImage> {
     return this.#locked("index", {}, async () => {
       // With the lock held, so that nobody takes the blobs for garbage before the index names them.
       this.#adoptBlob(manifestDigest, folder);
@@ -130,6 +133,7 @@ export class ImageStore {
         id: manifest.config.digest,
         sizeBytes: manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
         created: config.created,
+        ...extra,
       };
       this.#writeIndex([...others.filter((other) => other !== before), image]);
       return image;
@@ -155,7 +159,8 @@ export class ImageStore {
   /** An image's config as its maker wrote it. */
   readConfig(image: StoredImage): unknown {
     const { config } = parseImageManifest(this.#readBlob(image.manifestDigest).toString());
-    return JSON.parse(this.#readBlob(config.digest).toString());
+    const read = JSON.parse(this.#readBlob(config.digest).toString()) as { readonly config?: object }; // checked when it was added
+    return image.healthcheck === undefined ? read : { ...read, config: { ...read.config, Healthcheck: image.healthcheck } };
   }
 
   /** Lays an image out by the OCI's rules in an empty folder; its blobs are links to those of the store. */

@@ -3,7 +3,7 @@ import { accessSync, constants, existsSync, mkdirSync, readFileSync } from "node
 import { join } from "node:path";
 import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException, type ErrorCode, type ErrorDetails } from "../../../shared/base/errors.ts";
-import { runProcess } from "../../../shared/linux/run-process.ts";
+import { runProcess, type RunResult } from "../../../shared/linux/run-process.ts";
 import type { StateFolders } from "../../store/paths.ts";
 import { diskFullHint, storageError } from "../../store/storage-error.ts";
 import { watchBlobs, type BlobProgress } from "./blob-progress.ts";
@@ -14,6 +14,8 @@ import { skopeoEnvironment } from "./registry-login.ts";
 
 /** Options of {@link pullImage} and {@link ensureImage}. */
 export interface PullOptions extends WaitOptions {
+  /** False: also from a registry whose certificate nobody trusts, or by plain HTTP. Default true, but for registries on this machine. */
+  readonly tlsVerify?: boolean;
   readonly onProgress?: (what: string) => void;
   /** Called with all blobs of the image that have begun, each time one of them has changed. */
   readonly onBlobs?: (blobs: readonly BlobProgress[]) => void;
@@ -56,8 +58,10 @@ export async function pullImage(folders: StateFolders, reference: string, option
     options.onProgress?.(`pulling ${name}`);
     try {
       store.lendBlobs(join(folder, "blobs/sha256"));
+      const asked = readHealthcheck(reference, source, folder, options).then((value) => ({ value }), () => undefined); // asked again below
       await copy(reference, source, folder, options);
-      return await store.add(name, manifestDigest(folder), join(folder, "blobs"));
+      const healthcheck = await asked ?? { value: await readHealthcheck(reference, source, folder, options) };
+      return await store.add(name, manifestDigest(folder), join(folder, "blobs"), healthcheck.value === undefined ? {} : { healthcheck: healthcheck.value });
     } catch (error) {
       throw isErrnoException(error) ? storageError(error, `pull image "${reference}"`) : error;
     }
@@ -82,26 +86,40 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
   return { source: reference, name: formatImageName(parseImageName(name)) };
 }
 
+/** Sources whose image skopeo copies as it is. */
+const asItIs = ["oci:", "oci-archive:"];
+
+/** docker's HEALTHCHECK, which skopeo leaves out when it copies to the OCI's format. */
+async function readHealthcheck(reference: string, source: string, folder: string, options: PullOptions): Promise<unknown> {
+  if (asItIs.some((prefix) => source.startsWith(prefix))) return undefined;
+  const stdout = await skopeo(reference, source, { folder, command: "inspect", prefix: "", args: ["--config", "--raw", source] }, options);
+  return (JSON.parse(stdout.toString()) as { readonly config?: { readonly Healthcheck?: unknown } | null }).config?.Healthcheck ?? undefined; // parseHealthcheck() checks it
+}
+
 async function copy(reference: string, source: string, folder: string, options: PullOptions): Promise<void> {
-  const { onBlobs } = options;
-  const insecure = /^docker:\/\/(localhost:|127(\.\d+){3}[:/]|\[::1\][:/])/.test(source);
+  await skopeo(reference, source, { folder, command: "copy", prefix: "src-", args: [...(options.onBlobs === undefined ? ["--quiet"] : []), "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`] }, options, options.onBlobs);
+}
+
+/** Runs skopeo on a source; `prefix`: of the options that are about it. */
+async function skopeo(reference: string, source: string, what: { readonly folder: string; readonly command: string; readonly prefix: string; readonly args: readonly string[] }, options: PullOptions, onBlobs?: PullOptions["onBlobs"]): Promise<Buffer> {
+  const { folder, command, prefix } = what;
+  const insecure = options.tlsVerify === false || /^docker:\/\/(localhost:|127(\.\d+){3}[:/]|\[::1\][:/])/.test(source);
   // As docker's own command does; skopeo does not look at it.
   const dockerHost = process.env["DOCKER_HOST"];
-  const temporary = join(folder, "skopeo");
-  mkdirSync(temporary);
+  const temporary = join(folder, `skopeo-${command}`);
+  mkdirSync(temporary, { recursive: true });
   const args = [
     // Nobody else would end it, should this process be killed.
     "--pdeathsig", "KILL", "skopeo",
-    "--tmpdir", temporary, "copy", ...(onBlobs === undefined ? ["--quiet"] : []), "--retry-times", "2",
+    "--tmpdir", temporary, ...policy(), command, "--retry-times", "2",
     // docker's rule: a registry on this machine need not have a certificate.
-    ...(insecure ? ["--src-tls-verify=false"] : []),
-    ...(source.startsWith("docker-daemon:") && dockerHost !== undefined ? ["--src-daemon-host", dockerHost] : []),
-    ...policy(),
-    "--dest-shared-blob-dir", join(folder, "blobs"), source, `oci:${join(folder, "layout")}:image`,
+    ...(insecure ? [`--${prefix}tls-verify=false`] : []),
+    ...(source.startsWith("docker-daemon:") && dockerHost !== undefined ? [`--${prefix}daemon-host`, dockerHost] : []),
+    ...what.args,
   ];
   try {
-    const run = async (stdout?: number): Promise<unknown> => runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: pullEnvironment(temporary), ...(stdout !== undefined && { stdout }) });
-    await (onBlobs === undefined ? run() : watchBlobs(onBlobs, run));
+    const run = async (stdout?: number): Promise<RunResult> => runProcess("setpriv", args, { timeoutMs: pullTimeoutMs, ...options, env: pullEnvironment(temporary), ...(stdout !== undefined && { stdout }) });
+    return (await (onBlobs === undefined ? run() : watchBlobs(onBlobs, run))).stdout;
   } catch (error) {
     throw classify(reference, [folder, source, source.replace("docker://", "").replace(/[:@][^/]*$/, "")], error);
   }
@@ -139,10 +157,11 @@ const meanings: readonly Meaning[] = [
   { pattern: /failed to execute skopeo/, code: "not_found", reason: "tool_missing", hint: "apt-get install --no-install-recommends skopeo" },
   { pattern: /no space left|disk quota exceeded/i, code: "resource_exhausted", reason: "disk_full", hint: diskFullHint },
   { pattern: /cannot connect to the docker daemon/i, code: "unavailable", reason: "docker_unavailable", hint: "start docker, or say where it listens with DOCKER_HOST" },
+  { pattern: /x509:|HTTP response to HTTPS client/, code: "unavailable", reason: "certificate_unknown", hint: "put its CA into /etc/containers/certs.d/REGISTRY/ca.crt, or pull with --tls-verify=false if you trust the way to it" },
   { pattern: /invalid reference format/i, code: "invalid_argument", reason: "bad_image_name", hint: "write [REGISTRY/]NAME[:TAG], for example docker.io/library/alpine:3" },
   { pattern: /permission denied/i, code: "permission_denied", reason: "file_not_permitted", hint: "check who may read and write what the message names" },
   { pattern: /manifest unknown|name unknown|not found|no such file|does not exist|reference .* does not|no such image|no descriptor found/i, code: "not_found", reason: "image_not_found", hint: "check the name; `casemate images` lists what is here, and busybox needs no registry" },
-  { pattern: /unauthorized|authentication required|denied/i, code: "unauthenticated", reason: "image_access_denied", hint: "check the name, or log in with `skopeo login REGISTRY`" },
+  { pattern: /unauthorized|authentication required|denied/i, code: "unauthenticated", reason: "image_access_denied", hint: "check the name, or log in with `casemate login REGISTRY`" },
   { pattern: /digest|corrupt|checksum|unexpected EOF/i, code: "data_loss", reason: "image_corrupt", hint: "what came is not what was announced; try again, or pull by another tag" },
 ];
 const unreachable: Omit<Meaning, "pattern"> = { code: "unavailable", reason: "registry_unavailable", hint: "check the name and the network; busybox needs no registry" };

@@ -9,6 +9,7 @@ export async function logIn(registry: string, credentials: { readonly username: 
   try {
     await runProcess("skopeo", ["login", "--username", username, "--password-stdin", `--tls-verify=${tlsVerify}`, registry], { env: skopeoEnvironment(), input: password, timeoutMs: loginTimeoutMs });
   } catch (error) {
+    if (error instanceof Error && /x509:|HTTP response to HTTPS client/.test(error.message)) throw new RuntimeError("unavailable", `log in to "${registry}"`, { cause: error, reason: "certificate_unknown", hint: "put its CA into /etc/containers/certs.d/REGISTRY/ca.crt, or log in with --tls-verify=false if you trust the way to it" });
     throw new RuntimeError("unauthenticated", `log in to "${registry}"`, { cause: error, reason: "login_failed", hint: "check the name, the password and the address of the registry" });
   }
 }
