@@ -20,7 +20,7 @@ export function define(command: Command): void {
       else {
         const digest = <T>(value: T): T[] => (flags.digests === true ? [value] : []);
         process.stdout.write(formatRows(rows, parseFormat(flags.format ?? "table"), () => formatTable(["REPOSITORY", "TAG", ...digest("DIGEST"), "IMAGE ID", "CREATED", "SIZE"],
-          rows.map((row) => [row.Repository, row.Tag, ...digest(row.Digest), row.ID, row.CreatedSince, row.Size]))));
+          rows.map((row) => [row.Repository, row.Tag, ...digest(row.Digest), row.ID, row.CreatedSince, row.Size]), flags.trunc ? undefined : Infinity)));
       }
     });
 }

@@ -47,6 +47,7 @@ function format(rows: readonly Row[], flags: Flags): string {
   return formatRows(rows.map(toJson), parseFormat(flags.format ?? "table"), () => formatTable(
     ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"],
     rows.map(({ record, status }) => [id(record), record.image, commandOf(record, flags.trunc), formatAgo(record.createdAtUnixMs), describeStatus(status), portsOf(status), record.name]),
+    flags.trunc ? undefined : Infinity,
   ));
 }
 

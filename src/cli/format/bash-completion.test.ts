@@ -7,7 +7,7 @@ import { bashCompletion } from "./bash-completion.ts";
 const program = `casemate() { case "$*" in
 "ps -a --format {{.Names}}") printf 'web\\nworker\\n' ;;
 "images --format {{.Repository}}:{{.Tag}}") echo mine:2 ;;
-"stop --help") printf '  -t, --time <seconds>  x\\n  -s, --signal <signal>  y\\n' ;;
+"stop --help") printf '  -t, --time <seconds>  x\\n  -s, --signal <signal>  y\\n\\nExamples:\\n  casemate ps --filter z\\n' ;;
 "image --help") printf 'Commands:\\n  inspect [options] <image...>\\n  ls [options]\\n' ;;
 esac; }`;
 

@@ -29,12 +29,12 @@ _casemate() {
 			COMPREPLY=($(compgen -W "$(casemate "$command" --help 2>/dev/null | sed -n 's/^  \\([a-z][a-z-]*\\) .*/\\1/p')" -- "$word"))
 			return
 		fi
-		[[ $word == -* ]] && { COMPREPLY=($(compgen -W "$(casemate "$command" "$member" --help 2>/dev/null | grep -oE -- '--[a-z][a-z-]*')" -- "$word")); return; }
+		[[ $word == -* ]] && { COMPREPLY=($(compgen -W "$(casemate "$command" "$member" --help 2>/dev/null | sed '/^Examples*:/,$d' | grep -oE -- '--[a-z][a-z-]*')" -- "$word")); return; }
 		case $command in image) command=rmi ;; *) command=rm ;; esac
 		;;
 	esac
 	if [[ $word == -* ]]; then
-		COMPREPLY=($(compgen -W "$(casemate "$command" --help 2>/dev/null | grep -oE -- '--[a-z][a-z-]*')" -- "$word"))
+		COMPREPLY=($(compgen -W "$(casemate "$command" --help 2>/dev/null | sed '/^Examples*:/,$d' | grep -oE -- '--[a-z][a-z-]*')" -- "$word"))
 		return
 	fi
 	case $command in
