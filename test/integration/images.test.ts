@@ -7,7 +7,7 @@
 // - removing an image frees what no other image needs, and no more
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -20,6 +20,7 @@ import { identifyProcess, isAlive } from "../../src/shared/linux/proc.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
 import { compress, pushLayout, randomLayer, richConfig, richLayers, sha256, writeOciLayout, type FixtureLayer } from "../support/image-fixture.ts";
+import { tarBytes } from "../support/memory-archive.ts";
 import { nobody, runAsNobody } from "../support/ordinary-user.ts";
 import { Podman } from "../support/podman.ts";
 import { RegistryFront } from "../support/registry-front.ts";
@@ -240,6 +241,25 @@ test("an image nobody has is not_found at once, one behind a password unauthenti
   await assertFails(pullImage(folders, `${front.address}/denied/digest:v1`, { timeoutMs }), "unavailable", "registry_unavailable", /connection refused/);
   assertNothingHalfMade(folders);
   assert.deepEqual(blobsOf(folders), []);
+});
+
+test("of an image for several platforms, this machine's is pulled", { skip, timeout: timeoutMs }, async () => {
+  const own = process.arch === "arm64" ? "arm64" : "amd64", other = own === "arm64" ? "amd64" : "arm64";
+  const layout = join(folder, "layout-platforms");
+  const manifests = [other, own].map((architecture) => {
+    const part = join(folder, `layout-${architecture}`);
+    writeOciLayout(part, [compress.none(tarBytes([{ path: architecture, type: "file" }]))], { Labels: { architecture } });
+    cpSync(part, layout, { recursive: true });
+    const [manifest] = (JSON.parse(readFileSync(join(part, "index.json"), "utf8")) as { readonly manifests: readonly object[] }).manifests; // the fixture's
+    return { ...manifest, annotations: undefined, platform: { os: "linux", architecture } };
+  });
+  const list = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: "application/vnd.oci.image.index.v1+json", manifests }));
+  writeFileSync(join(layout, "blobs/sha256", sha256(list)), list);
+  writeFileSync(join(layout, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [{ mediaType: "application/vnd.oci.image.index.v1+json", digest: `sha256:${sha256(list)}`, size: list.length, annotations: { "org.opencontainers.image.ref.name": "image" } }] }));
+  const reference = `${registry.address}/test/platforms:v1`;
+  await runProcess("skopeo", ["copy", "--quiet", "--all", "--insecure-policy", "--dest-tls-verify=false", `oci:${layout}:image`, `docker://${reference}`], { timeoutMs });
+  const { config: { labels } } = await pullAndOpen(newFolders(), reference);
+  assert.deepEqual(labels, { architecture: own });
 });
 
 test("a layer damaged in the registry is data_loss", { skip, timeout: timeoutMs }, async () => {

@@ -100,3 +100,12 @@ for (const [what, layer] of Object.entries(damaged)) {
 test("makeRootImage() ends when it is canceled", async () => {
   await assert.rejects(makeRootImage([layerOf(good)], folder, { signal: AbortSignal.abort() }), (error) => RuntimeError.is(error, "canceled"));
 });
+
+test("makeRootImage() stops at a bomb before it is unpacked, also when its layers share the size", async () => {
+  const zeros = tarBytes([{ path: "zeros", type: "file", content: Buffer.alloc(8 * 1024 * 1024) }]);
+  const bomb = layerOf(zeros, gzipSync(zeros));
+  for (const [layers, maxUnpackedBytes] of [[[bomb], 1024 * 1024], [[bomb, bomb], 12 * 1024 * 1024]] as const) {
+    const work = mkdtempSync(join(folder, "work-"));
+    await assert.rejects(makeRootImage(layers, work, { maxUnpackedBytes }), (error) => RuntimeError.is(error, "resource_exhausted") && describeError(error).includes("unpacks to more than an image may"));
+  }
+});

@@ -20,6 +20,12 @@ export const rootFileSystem = "squashfs";
 const maxUnpackedBytes = 64 * 1024 ** 3;
 const copyChunkBytes = 1024 * 1024;
 
+/** Options of {@link makeRootImage}. */
+export interface RootImageOptions extends WaitOptions {
+  /** Most bytes of all layers unpacked. Default 64 GiB. */
+  readonly maxUnpackedBytes?: number;
+}
+
 /** A layer of an image: its blob, and what it must be. */
 export interface LayerBlob {
   readonly path: string;
@@ -36,10 +42,10 @@ export interface LayerBlob {
  * caller removes, and returns the image's path there.
  * @throws RuntimeError `data_loss` (reason `image_corrupt`), `resource_exhausted`, `canceled`.
  */
-export async function makeRootImage(layers: readonly LayerBlob[], folder: string, options: WaitOptions = {}): Promise<string> {
+export async function makeRootImage(layers: readonly LayerBlob[], folder: string, options: RootImageOptions = {}): Promise<string> {
   const archives: FileArchive[] = [];
   try {
-    let budget = maxUnpackedBytes;
+    let budget = options.maxUnpackedBytes ?? maxUnpackedBytes;
     for (const [index, layer] of layers.entries()) {
       const path = join(folder, `${index}.tar`);
       await unpackLayer(layer, path, budget, options);
@@ -117,7 +123,7 @@ function tap(hash: Hash, maxBytes = Infinity): Transform {
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       bytes += chunk.length;
-      if (bytes > maxBytes) done(new RuntimeError("resource_exhausted", `image unpacks to more than ${maxUnpackedBytes} bytes`, { reason: "image_too_large" }));
+      if (bytes > maxBytes) done(new RuntimeError("resource_exhausted", "image unpacks to more than an image may", { reason: "image_too_large" }));
       else {
         hash.update(chunk);
         done(null, chunk);
