@@ -58,14 +58,27 @@ export async function pullImage(folders: StateFolders, reference: string, option
     options.onProgress?.(`pulling ${name}`);
     try {
       store.lendBlobs(join(folder, "blobs/sha256"));
-      const asked = readHealthcheck(reference, source, folder, options).then((value) => ({ value }), () => undefined); // asked again below
-      await copy(reference, source, folder, options);
-      const healthcheck = await asked ?? { value: await readHealthcheck(reference, source, folder, options) };
-      return await store.add(name, manifestDigest(folder), join(folder, "blobs"), healthcheck.value === undefined ? {} : { healthcheck: healthcheck.value });
+      const healthcheck = await copyAndAsk(reference, source, folder, options);
+      return await store.add(name, manifestDigest(folder), join(folder, "blobs"), healthcheck === undefined ? {} : { healthcheck });
     } catch (error) {
       throw isErrnoException(error) ? storageError(error, `pull image "${reference}"`) : error;
     }
   });
+}
+
+/** Copies the image and reads its HEALTHCHECK at the same time, which takes a remote registry a second. When this returns nothing runs any more. */
+async function copyAndAsk(reference: string, source: string, folder: string, options: PullOptions): Promise<unknown> {
+  const copyFailed = new AbortController();
+  const signal = AbortSignal.any([copyFailed.signal, ...(options.signal === undefined ? [] : [options.signal])]);
+  const asked = readHealthcheck(reference, source, folder, { ...options, signal }).then((value) => ({ value }), () => undefined); // asked again below
+  try {
+    await copy(reference, source, folder, options);
+  } catch (error) {
+    copyFailed.abort();
+    await asked;
+    throw error;
+  }
+  return (await asked ?? { value: await readHealthcheck(reference, source, folder, options) }).value;
 }
 
 /** What skopeo is to copy, and the name the image gets here. */

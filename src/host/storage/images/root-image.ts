@@ -1,5 +1,6 @@
 import { createHash, type Hash } from "node:crypto";
 import { chmodSync, closeSync, createReadStream, createWriteStream, fsyncSync, openSync, readSync, rmSync, statSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { Readable, Transform } from "node:stream";
 import { finished, pipeline } from "node:stream/promises";
@@ -19,6 +20,8 @@ export const rootFileSystem = "squashfs";
 /** Unpacked size above which an image is taken for a bomb. */
 const maxUnpackedBytes = 64 * 1024 ** 3;
 const copyChunkBytes = 1024 * 1024;
+/** Each piece costs a turn of the event loop or two, in every stage. */
+const unpackChunkBytes = 256 * 1024;
 
 /** Options of {@link makeRootImage}. */
 export interface RootImageOptions extends WaitOptions {
@@ -45,14 +48,9 @@ export interface LayerBlob {
 export async function makeRootImage(layers: readonly LayerBlob[], folder: string, options: RootImageOptions = {}): Promise<string> {
   const archives: FileArchive[] = [];
   try {
-    let budget = options.maxUnpackedBytes ?? maxUnpackedBytes;
-    for (const [index, layer] of layers.entries()) {
-      const path = join(folder, `${index}.tar`);
-      await unpackLayer(layer, path, budget, options);
-      const archive = new FileArchive(path);
-      archives.push(archive);
-      budget -= archive.sizeBytes;
-    }
+    const budget = { bytes: options.maxUnpackedBytes ?? maxUnpackedBytes };
+    await unpackAll(layers, (index) => join(folder, `${index}.tar`), budget, options);
+    for (const index of layers.keys()) archives.push(new FileArchive(join(folder, `${index}.tar`)));
     const image = join(folder, "root.img");
     const entries = mergeLayers(archives);
     const root = rootAttributes(entries);
@@ -82,7 +80,7 @@ class FileArchive implements Archive {
   }
 
   read(position: number, length: number): Buffer {
-    const bytes = Buffer.alloc(length);
+    const bytes = Buffer.allocUnsafe(length); // what was read of it alone goes on
     const read = readSync(this.#fd, bytes, 0, length, position);
     return bytes.subarray(0, read);
   }
@@ -92,14 +90,38 @@ class FileArchive implements Archive {
   }
 }
 
+/** Bytes that may still be unpacked, of all layers together. */
+interface Budget { bytes: number }
+
+/** As many layers at a time as there are CPUs; the first failure ends the others. */
+async function unpackAll(layers: readonly LayerBlob[], pathOf: (index: number) => string, budget: Budget, { signal }: WaitOptions): Promise<void> {
+  const failed = new AbortController();
+  const either = AbortSignal.any([failed.signal, ...(signal === undefined ? [] : [signal])]);
+  const queue = layers.entries();
+  const errors: unknown[] = [];
+  const work = async (): Promise<void> => {
+    for (const [index, layer] of queue) {
+      if (failed.signal.aborted) return;
+      try {
+        await unpackLayer(layer, pathOf(index), budget, { signal: either });
+      } catch (error) {
+        errors.push(error);
+        failed.abort();
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, work)); // the queue is shared
+  if (errors.length > 0) throw errors[0];
+}
+
 /** Decompresses a layer and checks both of its digests. @throws RuntimeError `data_loss` (reason `image_corrupt`) naming the digest. */
-async function unpackLayer(layer: LayerBlob, path: string, maxBytes: number, { signal }: WaitOptions): Promise<void> {
+async function unpackLayer(layer: LayerBlob, path: string, budget: Budget, { signal }: WaitOptions): Promise<void> {
   const blobHash = createHash("sha256");
   const archiveHash = createHash("sha256");
   try {
     // Before the stream is made: one that nobody reads yet would report a missing file to nobody.
     const unpack = decompressors(layer.path);
-    await pipeline([createReadStream(layer.path), tap(blobHash), ...unpack, tap(archiveHash, maxBytes), createWriteStream(path)], { signal });
+    await pipeline([createReadStream(layer.path, { highWaterMark: unpackChunkBytes }), tap(blobHash), ...unpack, tap(archiveHash, budget), createWriteStream(path, { highWaterMark: unpackChunkBytes })], { signal });
   } catch (error) {
     if (signal?.aborted) throw new RuntimeError("canceled", `unpack layer "${layer.digest}": canceled`, { cause: signal.reason });
     if (isErrnoException(error, "ENOENT")) throw corruptLayer(layer, "is missing", error);
@@ -118,12 +140,13 @@ function corruptLayer(layer: LayerBlob, what: string, cause?: unknown): RuntimeE
 }
 
 /** Passes bytes on and hashes them; fails above the limit. */
-function tap(hash: Hash, maxBytes = Infinity): Transform {
-  let bytes = 0;
+function tap(hash: Hash, budget: Budget = { bytes: Infinity }): Transform {
   return new Transform({
+    writableHighWaterMark: unpackChunkBytes,
+    readableHighWaterMark: unpackChunkBytes,
     transform(chunk: Buffer, _encoding, done) {
-      bytes += chunk.length;
-      if (bytes > maxBytes) done(new RuntimeError("resource_exhausted", "image unpacks to more than an image may", { reason: "image_too_large" }));
+      budget.bytes -= chunk.length;
+      if (budget.bytes < 0) done(new RuntimeError("resource_exhausted", "image unpacks to more than an image may", { reason: "image_too_large" }));
       else {
         hash.update(chunk);
         done(null, chunk);
@@ -138,9 +161,22 @@ function decompressors(path: string): Transform[] {
   const magic = Buffer.alloc(4);
   readSync(fd, magic, 0, 4, 0);
   closeSync(fd);
-  if (magic[0] === 0x1f && magic[1] === 0x8b) return [createGunzip()];
-  if (magic.readUInt32LE(0) === 0xfd2fb528) return [new ZstdFrames(), createZstdDecompress()];
+  if (magic[0] === 0x1f && magic[1] === 0x8b) return [createGunzip({ chunkSize: unpackChunkBytes })];
+  if (magic.readUInt32LE(0) === 0xfd2fb528) return [new ZstdFrames(), createZstdDecompress({ chunkSize: unpackChunkBytes })];
   return [];
+}
+
+/** The same bytes in pieces of a good size: a header and a small file each are not worth a write. */
+function* batched(pieces: Iterable<Buffer>): Generator<Buffer> {
+  let batch: Buffer[] = [], bytes = 0;
+  for (const piece of pieces) {
+    batch.push(piece);
+    bytes += piece.length;
+    if (bytes < unpackChunkBytes) continue;
+    yield Buffer.concat(batch, bytes);
+    [batch, bytes] = [[], 0];
+  }
+  if (bytes > 0) yield Buffer.concat(batch, bytes);
 }
 
 /** The merged archive. Every header is made anew from what was understood, so sqfstar cannot understand it otherwise. */
@@ -185,7 +221,7 @@ async function runSqfstar(bytes: Iterable<Buffer>, image: string, rootMode: numb
   stderr.on("data", (chunk: Buffer) => { messages = (messages + chunk.toString()).slice(-2000); });
   let failure: unknown;
   try {
-    await pipeline(Readable.from(bytes, { objectMode: false }), stdin, { signal });
+    await pipeline(Readable.from(batched(bytes), { objectMode: false }), stdin, { signal });
   } catch (error) {
     failure = error;
     await terminateGroup(sqfstar.child, terminateGraceMs);
