@@ -39,6 +39,8 @@ export function containerPaths(folders: StateFolders, containerId: string) {
     /** The writable layer: a sparse ext4 file. */
     disk: join(folder, "disk.ext4"),
     log: join(folder, "log"),
+    /** Held by flock by whoever starts it again by its restart policy. */
+    restartLock: join(folder, "restart.lock"),
   };
 }
 
