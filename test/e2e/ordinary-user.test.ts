@@ -1,5 +1,5 @@
 // Casemate as an ordinary user with a home folder: what works, and how it refuses what does not.
-// - state in the XDG folders, nothing of it in the system's
+// - state in the XDG folders, nothing of it in the system's, templates included
 // - a container without a network, and one with a published port through passt
 // - volumes and low ports say that they need root
 import assert from "node:assert/strict";
@@ -7,6 +7,7 @@ import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, 
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { stateFolders } from "../../src/host/store/paths.ts";
+import { listTemplates } from "../../src/host/template/template-store.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import type { RunResult } from "../../src/shared/linux/run-process.ts";
 import { watchHost, type HostWatch } from "../support/host-clean.ts";
@@ -44,10 +45,15 @@ async function casemate(...args: readonly string[]): Promise<RunResult> {
 
 const run = ["run", "--rm", "-q", "--template", "off"];
 
-test("2.6 Rootless: a container without a network runs, with all state in the user's folders", { skip, timeout: timeoutMs }, async () => {
-  const { exitCode, stdout, stderr } = await casemate(...run, "--network", "none", "busybox", "sh", "-c", "id -u; echo $0");
+test("2.6 Rootless: a container without a network runs from a template of the user's own, with all state in the user's folders", { skip, timeout: timeoutMs }, async () => {
+  const ofRoot = (): string[] => listTemplates(stateFolders(undefined)).map(({ template }) => template.key);
+  const before = ofRoot();
+  const { exitCode, stdout, stderr } = await casemate("run", "--rm", "-q", "--network", "none", "busybox", "sh", "-c", "id -u; echo $0");
   assert.deepEqual([exitCode, stdout.toString()], [0, "0\nsh\n"], stderr);
   assert.ok(existsSync(join(home, ".local/share/casemate/images")));
+  const [made, ...others] = (await casemate("template", "prune", "--all")).stdout.toString().trim().split("\n");
+  assert.match(made ?? "", /^[0-9a-f]{32}$/, "made by the user, without root's");
+  assert.deepEqual([others, ofRoot()], [[], before]);
   await untilEnded();
 });
 
