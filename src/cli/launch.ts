@@ -9,6 +9,7 @@ import type { ContainerOptions } from "../host/containers/container-options.ts";
 import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage, type PullPolicy } from "../host/storage/images/pull.ts";
 import { doneBefore } from "../host/control/repeated-calls.ts";
+import { untilRemoved } from "../host/containers/end-container.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
 import type { CommandTimes } from "./command-times.ts";
@@ -113,12 +114,24 @@ export async function startAndFollow(record: ContainerRecord, launch: LaunchOpti
       await start();
       return 0;
     }
-    return sessionExitCode(await runSession(client, {
+    const end = await runSession(client, {
       containerId, execId: "", terminal: record.terminal, stdin, forwardSignals: options.sigProxy ?? true, start, lastKnownEnd: () => lastKnownEnd(launch.folders, record),
       ...(keys && { detachKeys: keys }),
-    }));
+    });
+    client.close(); // the sandbox waits for that
+    if (end.type === "exit" && record.autoRemove && record.pod === undefined) await removed(record, launch);
+    return sessionExitCode(end);
   } finally {
     client.close();
+  }
+}
+
+/** The container's exit code is the command's, also when its sandbox takes too long. */
+async function removed(record: ContainerRecord, { folders, debug }: LaunchOptions): Promise<void> {
+  try {
+    await untilRemoved(folders, record);
+  } catch (error) {
+    reportError(error, debug);
   }
 }
 

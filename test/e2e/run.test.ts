@@ -5,7 +5,7 @@
 // - what the image says holds unless the caller says otherwise
 // - mistakes are named, with what to do, before anything starts
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
@@ -54,6 +54,14 @@ describe("run", { skip }, () => {
     assert.deepEqual({ ...state, StartedAt: "", FinishedAt: "" }, { Status: "exited", Running: false, Paused: false, Restarting: false, OOMKilled: true, Dead: false, Pid: 0, ExitCode: 137, Error: "", StartedAt: "", FinishedAt: "" });
     assert.equal(memory, 33_554_432);
     assert.equal(await casemate.ok(["rm", "hungry"]), "hungry");
+  });
+
+  test("has left no file and no process behind when it returns with --rm", async () => {
+    const before = sandboxParts(casemate.folders.run);
+    for (const args of [["true"], ["sh", "-c", "exit 3"], ["no-such-program"]]) {
+      await casemate.run(["run", "-q", "--rm", "-v", `${folder}:/w`, "busybox", ...args]);
+      assert.deepEqual(sandboxParts(casemate.folders.run).filter((part) => !before.includes(part)), [], args.join(" "));
+    }
   });
 
   test("passes input on to its end, and prints nothing of its own with -q", async () => {
@@ -158,4 +166,20 @@ async function makeImage(folder: string): Promise<string> {
     StopSignal: "SIGUSR1", ExposedPorts: { "80/tcp": {}, "53/udp": {} }, Labels: { "org.example": "yes" },
   });
   return `oci:${layout}:image`;
+}
+
+/** Folders of sandboxes, and processes that were started for one. */
+function sandboxParts(run: string): string[] {
+  const folder = join(run, "sandboxes");
+  const processes = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && fileText(`/proc/${name}/environ`).includes("CASEMATE_RESOURCE="));
+  return [...(existsSync(folder) ? readdirSync(folder) : []), ...processes.map((pid) => `${pid} ${fileText(`/proc/${pid}/cmdline`)}`)];
+}
+
+/** Empty for a process that is gone. */
+function fileText(path: string): string {
+  try {
+    return readFileSync(path, "latin1");
+  } catch {
+    return "";
+  }
 }

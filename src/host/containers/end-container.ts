@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { eventually, orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -8,13 +9,15 @@ import { ownerToken } from "../control/start-owner.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../store/container-store.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { lostExitCode, readPresentStatus } from "../store/present-status.ts";
-import { endTaggedProcesses } from "../store/tagged-process.ts";
+import { endTaggedProcesses, findTaggedProcesses } from "../store/tagged-process.ts";
 
 /** An owner ends its VM politely within 5 s and by force within 5 more; the rest is for a loaded machine. */
 const sandboxEndTimeoutMs = 20_000;
 /** Time a killed process gets to be gone. */
 const killTimeoutMs = 10_000;
 const ownerKillGraceMs = 1_000;
+/** A sandbox that ends is gone within tens of milliseconds. */
+const lookAgainMs = 5;
 
 /** Waits until a sandbox whose container has ended is gone, and cleans up after an owner that died. @throws RuntimeError `deadline_exceeded`. */
 export async function untilSandboxGone(folders: StateFolders, sandboxId: string): Promise<void> {
@@ -23,6 +26,21 @@ export async function untilSandboxGone(folders: StateFolders, sandboxId: string)
   const { releaseLostSandbox } = await import("../control/lost-sandbox.ts");
   // An owner that its supervisor starts meanwhile has the lock, and ends the sandbox itself.
   await eventually(`wait for the end of sandbox "${sandboxId}"`, async () => (!isFlocked(ownerLock) && await releaseLostSandbox(folders, sandboxId) ? true : undefined), { timeoutMs: sandboxEndTimeoutMs });
+  await untilOwnerEnded(sandboxId);
+}
+
+/** An owner gives its lock back last of all, and ends then; its supervisor follows. */
+async function untilOwnerEnded(sandboxId: string): Promise<void> {
+  await eventually(`wait for the end of the owner of sandbox "${sandboxId}"`, () => (findTaggedProcesses(ownerToken(sandboxId)).length === 0 ? true : undefined), { timeoutMs: sandboxEndTimeoutMs, intervalMs: lookAgainMs });
+}
+
+/** Waits until a container that removes itself has gone with all of its sandbox: files, owner and supervisor. @throws RuntimeError `deadline_exceeded`. */
+export async function untilRemoved(folders: StateFolders, record: ContainerRecord): Promise<void> {
+  const { folder, ownerLock } = sandboxPaths(folders, record.sandboxId);
+  const store = new ContainerStore(folders);
+  await eventually(`wait for the end of sandbox "${record.sandboxId}"`, () => (isFlocked(ownerLock) ? undefined : true), { timeoutMs: sandboxEndTimeoutMs, intervalMs: lookAgainMs });
+  // As it should be; otherwise its owner has died, and what it held is given back first.
+  await (existsSync(folder) || store.read(record.containerId) !== undefined ? untilSandboxGone(folders, record.sandboxId) : untilOwnerEnded(record.sandboxId));
 }
 
 /** Sends a signal to a container's init process. @throws RuntimeError `failed_precondition` when it does not run. */
