@@ -44,7 +44,10 @@ export function define(command: Command): void {
 async function showConsole(folders: StateFolders, record: ContainerRecord): Promise<void> {
   const { console: path } = sandboxPaths(folders, record.sandboxId);
   if (!existsSync(path)) throw new RuntimeError("failed_precondition", `container "${record.name}" has no VM now, and so no console`, { reason: "container_not_running" });
-  await pipeline(createReadStream(path), process.stdout, { end: false });
+  const console = createReadStream(path);
+  await pipeline(console, process.stdout, { end: false });
+  // A VM from a template booted, and printed, when that was made; since then its kernel prints only what is worse than a warning.
+  if (console.bytesRead === 0) process.stderr.write(`casemate: nothing was printed since the VM was restored from its template; \`casemate exec --vm ${record.name} dmesg\` shows the kernel's log from its boot on\n`);
 }
 
 async function showLog(folders: StateFolders, record: ContainerRecord, flags: Flags): Promise<void> {
