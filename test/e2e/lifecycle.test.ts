@@ -50,7 +50,7 @@ describe("a container's life", { skip }, () => {
     assert.deepEqual({ status, exitCode }, { status: "exited", exitCode: 5 });
     assert.equal(await casemate.ok(["wait", "job"]), "5");
     const second = await casemate.run(["start", "-ai", "-q", id.slice(0, 6)], { input: "" });
-    assert.deepEqual({ code: second.code, stdout: second.stdout }, { code: 5, stdout: "run\nrun\n" }, "its files are as it left them");
+    assert.deepEqual({ code: second.code, stdout: second.stdout }, { code: 5, stdout: "run\nrun\n" }, `its files are as it left them; ${second.stderr}`);
     assert.notEqual((await inspect("job")).State.StartedAt, startedAt);
     assert.equal(await casemate.ok(["logs", "job"]), "run\ntyped\nrun\nrun", "logs of both runs");
     assert.match((await list("-a"))[0]?.Status ?? "", /^Exited \(5\) .* ago$/);
