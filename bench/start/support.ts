@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { bootMemoryBytes } from "../../src/host/sandbox/sandbox-config.ts";
 import { releaseTemplateMemory, holdTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { publishTemplate } from "../../src/host/template/template-store.ts";
+import { savedMemoryName } from "../../src/host/hypervisor/guest-memory.ts";
 import { nothingPlugged } from "../../src/host/hypervisor/virtual-machine.ts";
 import { createMemoryFile } from "../../src/shared/linux/memfd.ts";
 import { Casemate } from "../../test/support/cli.ts";
@@ -59,7 +60,7 @@ export class BareTemplate implements AsyncDisposable {
   static async make(): Promise<BareTemplate> {
     const template = new BareTemplate();
     const { folders } = template.#command.casemate;
-    const memoryFd = createMemoryFile("casemate-bench", bootMemoryBytes);
+    const memoryFd = createMemoryFile(savedMemoryName, bootMemoryBytes);
     const statePath = join(template.#command.root, "bare-state");
     try {
       await using guest = await BareGuest.start(memoryFd);

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readMemory } from "../../src/host/control/host-usage.ts";
 
 /** Kilobytes a process has for itself alone, by the text of its smaps_rollup (proc(5)): pages that no other process maps. */
 export function parsePrivateKilobytes(smapsRollup: string): number {
@@ -7,7 +7,9 @@ export function parsePrivateKilobytes(smapsRollup: string): number {
   return values.reduce((sum, value) => sum + value, 0);
 }
 
-/** The same in megabytes, of a process on this host. */
+/** Megabytes that a process on this host has for itself alone; see {@link readMemory}. */
 export function privateMegabytes(pid: number): number {
-  return parsePrivateKilobytes(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8")) / 1024;
+  const memory = readMemory(pid);
+  if (memory === undefined) throw new Error(`the memory of process ${pid} cannot be read`);
+  return Number(memory.privateBytes) / 1024 / 1024;
 }

@@ -24,12 +24,14 @@ test("stats, top and update of a running container", { skip }, async () => {
   assert.deepEqual([stats["Name"], stats["PIDs"]], ["busy", "1"]);
   assert.ok(Number.parseFloat(String(stats["CPUPerc"])) > 20, String(stats["CPUPerc"]));
   assert.match(String(stats["MemUsage"]), /^[\d.]+(KiB|MiB) \/ 300MiB$/);
-  const sandbox = stats["Sandbox"] as { readonly Processes: readonly { readonly Name: string; readonly MemUsage: string }[] };
+  const sandbox = stats["Sandbox"] as { readonly Processes: readonly { readonly Name: string; readonly MemUsage: string; readonly PrivateMem: string }[] };
   assert.deepEqual(sandbox.Processes.map(({ Name }) => Name).toSorted(), ["owner", "passt", "qemu", "supervisor"]);
   assert.ok(sandbox.Processes.every(({ MemUsage }) => Number.parseFloat(MemUsage) > 0));
+  const [qemu] = sandbox.Processes;
+  assert.ok(qemu !== undefined && Number.parseFloat(qemu.PrivateMem) > 0 && qemu.PrivateMem !== qemu.MemUsage, `the template's memory is not QEMU's own: ${JSON.stringify(qemu)}`);
   const table = (await casemate.ok(["stats", "--no-stream"])).split("\n");
   assert.match(table[0] ?? "", /^CONTAINER ID +NAME +CPU % +MEM USAGE \/ LIMIT +MEM % +NET I\/O +BLOCK I\/O +PIDS$/);
-  assert.match(table[2] ?? "", /on the host +sandbox .*qemu [\d.]+MiB/);
+  assert.match(table[2] ?? "", /on the host +sandbox .* [\d.]+MiB own, [\d.]+MiB shared .*qemu [\d.]+MiB/);
   const top = (await casemate.ok(["top", "busy"])).split("\n");
   assert.deepEqual([top.length, /sh -c while :; do :; done$/.test(top[1] ?? "")], [2, true], top.join("\n"));
 

@@ -33,7 +33,7 @@ export function define(command: Command): void {
     .option("--no-stream", "show one table and end")
     .option("--no-trunc", "whole ids")
     .option("--format <format>", formatHelp, "table")
-    .addHelpText("after", "\nUnder each sandbox's containers is what it costs the host: QEMU with the guest's memory, and the processes beside it.\n\nExamples:\n  casemate stats\n  casemate stats --no-stream --format json web")
+    .addHelpText("after", "\nUnder each sandbox's containers is what it costs the host: QEMU with the guest's memory, and the processes beside it.\n\"own\" is memory that nobody else maps; \"shared\" is the sandbox's share of what several map, such as its template's.\n\nExamples:\n  casemate stats\n  casemate stats --no-stream --format json web")
     .action(async (names: readonly string[], flags: Flags) => {
       const folders = foldersOf(command);
       const store = new ContainerStore(folders);
@@ -124,7 +124,7 @@ function render(groups: readonly Group[], flags: Flags): string {
   const objects = groups.flatMap(({ lines, host }) => lines.map((line) => ({ ...line, ID: id(line), Container: id(line), ...(host !== undefined && { Sandbox: host }) })));
   const rows = groups.flatMap(({ lines, host }) => [
     ...lines.map((line) => [id(line), line.Name, line.CPUPerc, line.MemUsage, line.MemPerc, line.NetIO, line.BlockIO, line.PIDs]),
-    ...(host === undefined ? [] : [["  on the host", `sandbox ${host.Sandbox.slice(0, 12)}`, host.CPUPerc, host.MemUsage, "", "", "", host.Processes.map(({ Name, MemUsage }) => `${Name} ${MemUsage}`).join(", ")]]),
+    ...(host === undefined ? [] : [["  on the host", `sandbox ${host.Sandbox.slice(0, 12)}`, host.CPUPerc, `${host.PrivateMem} own, ${host.SharedMem} shared`, "", "", "", host.Processes.map(({ Name, MemUsage }) => `${Name} ${MemUsage}`).join(", ")]]),
   ]);
   return formatRows(objects, parseFormat(flags.format), () => formatTable(header, rows));
 }

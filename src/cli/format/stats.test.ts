@@ -26,10 +26,13 @@ test("cpuPercent() is of one CPU, and 0 before there are two looks", () => {
 });
 
 test("hostLine() sums the sandbox's processes and names each", () => {
-  const processes = [{ name: "qemu", pid: 7, memoryBytes: 200n * mebibyte }, { name: "owner", pid: 8, memoryBytes: 50n * mebibyte }].map((process) => create(HostProcessSchema, process));
+  const processes = [{ name: "qemu", pid: 7, memoryBytes: 200n * mebibyte, privateBytes: 150n * mebibyte }, { name: "owner", pid: 8, memoryBytes: 50n * mebibyte, privateBytes: 20n * mebibyte }].map((process) => create(HostProcessSchema, process));
   assert.deepEqual(hostLine("s1", processes, ({ pid }) => pid), {
-    Sandbox: "s1", CPUPerc: "15.00%", MemUsage: "250MiB",
-    Processes: [{ Name: "qemu", PID: 7, CPUPerc: "7.00%", MemUsage: "200MiB" }, { Name: "owner", PID: 8, CPUPerc: "8.00%", MemUsage: "50MiB" }],
+    Sandbox: "s1", CPUPerc: "15.00%", MemUsage: "250MiB", PrivateMem: "170MiB", SharedMem: "80MiB",
+    Processes: [
+      { Name: "qemu", PID: 7, CPUPerc: "7.00%", MemUsage: "200MiB", PrivateMem: "150MiB", SharedMem: "50MiB" },
+      { Name: "owner", PID: 8, CPUPerc: "8.00%", MemUsage: "50MiB", PrivateMem: "20MiB", SharedMem: "30MiB" },
+    ],
   });
   assert.equal(formatBinary(1536n), "1.5KiB");
 });

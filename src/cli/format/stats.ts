@@ -46,14 +46,29 @@ export function statsLine(container: { readonly id: string; readonly name: strin
   };
 }
 
+/** What a sandbox, or one of its processes, costs the host. */
+export interface HostCost {
+  readonly CPUPerc: string;
+  /** Its own memory, and its share of what several processes map. */
+  readonly MemUsage: string;
+  /** What nobody else maps: what ends with it. */
+  readonly PrivateMem: string;
+  /** Its share of what several map: the template's memory, programs, libraries. */
+  readonly SharedMem: string;
+}
+
 /** What a sandbox costs the host: all its processes, then each. */
-export function hostLine(sandboxId: string, processes: readonly HostProcess[], percentOf: (process: HostProcess) => number): { readonly Sandbox: string; readonly CPUPerc: string; readonly MemUsage: string; readonly Processes: readonly { readonly Name: string; readonly PID: number; readonly CPUPerc: string; readonly MemUsage: string }[] } {
+export function hostLine(sandboxId: string, processes: readonly HostProcess[], percentOf: (process: HostProcess) => number): HostCost & { readonly Sandbox: string; readonly Processes: readonly (HostCost & { readonly Name: string; readonly PID: number })[] } {
+  const total = (field: "memoryBytes" | "privateBytes"): bigint => processes.reduce((sum, process) => sum + process[field], 0n);
   return {
     Sandbox: sandboxId,
-    CPUPerc: `${processes.reduce((total, process) => total + percentOf(process), 0).toFixed(2)}%`,
-    MemUsage: formatBinary(processes.reduce((total, { memoryBytes }) => total + memoryBytes, 0n)),
-    Processes: processes.map((process) => ({ Name: process.name, PID: process.pid, CPUPerc: `${percentOf(process).toFixed(2)}%`, MemUsage: formatBinary(process.memoryBytes) })),
+    ...hostCost(processes.reduce((sum, process) => sum + percentOf(process), 0), total("memoryBytes"), total("privateBytes")),
+    Processes: processes.map((process) => ({ Name: process.name, PID: process.pid, ...hostCost(percentOf(process), process.memoryBytes, process.privateBytes) })),
   };
+}
+
+function hostCost(cpu: number, memoryBytes: bigint, privateBytes: bigint): HostCost {
+  return { CPUPerc: `${cpu.toFixed(2)}%`, MemUsage: formatBinary(memoryBytes), PrivateMem: formatBinary(privateBytes), SharedMem: formatBinary(larger(0n, memoryBytes - privateBytes)) };
 }
 
 /** `1.5MiB`: powers of 1024, four digits, as docker shows memory. */

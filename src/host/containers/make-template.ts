@@ -10,6 +10,7 @@ import { drivers } from "../assemble.ts";
 import { releaseHeld } from "../control/lost-sandbox.ts";
 import { removeSandboxFolder } from "../control/sweep.ts";
 import type { GuestImage } from "../guest-image/guest-image.ts";
+import { savedMemoryName } from "../hypervisor/guest-memory.ts";
 import { nothingPlugged, type Accelerator, type DevicesAtStart } from "../hypervisor/virtual-machine.ts";
 import type { ProcessIoOptions } from "../sandbox/process-io.ts";
 import { bootMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
@@ -68,7 +69,7 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
   // We hold the lock: what is there is of a maker that died.
   if (existsSync(paths.folder)) await releaseHeld(folders, config.sandboxId);
   mkdirSync(paths.folder, { recursive: true, mode: 0o711 });
-  const memoryFd = createMemoryFile("casemate-template", bootMemoryBytes);
+  const memoryFd = createMemoryFile(savedMemoryName, bootMemoryBytes);
   try {
     onProgress("booting");
     const sandbox = await Sandbox.create(config, { drivers, ledger: Ledger.open(paths.ledger), log, memoryFd, onEvent: () => undefined, recordEnd: () => undefined }, { timeoutMs: makeTimeoutMs });

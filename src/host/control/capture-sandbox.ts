@@ -4,7 +4,7 @@ import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { createMemoryFile } from "../../shared/linux/memfd.ts";
 import { machineKey } from "../assemble.ts";
-import { copyMemory } from "../hypervisor/guest-memory.ts";
+import { copyMemory, savedMemoryName } from "../hypervisor/guest-memory.ts";
 import { bootMemoryBytes } from "../sandbox/sandbox-config.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import type { ContainerStore } from "../store/container-store.ts";
@@ -26,7 +26,7 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
   const { name, keep } = options;
   const { folders, accelerator, kernelPath, initramfsPath, rootImagePath, network } = sandbox.config;
   const paths = snapshotPaths(folders, name);
-  const memoryFd = createMemoryFile("casemate-snapshot", bootMemoryBytes);
+  const memoryFd = createMemoryFile(savedMemoryName, bootMemoryBytes);
   let stands = false;
   try {
     const stateFd = openSync(paths.state, "wx", 0o600);

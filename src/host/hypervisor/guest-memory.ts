@@ -8,6 +8,8 @@ import { SyscallError, call, errno } from "../../shared/linux/libc.ts";
 const SEEK_DATA = 3;
 const read = promisify(readCallback), write = promisify(writeCallback);
 
+/** Name of memory files that VMs start from; what a VM reads there without writing is not its own. */
+export const savedMemoryName = "casemate-template";
 /** Read at once. */
 const pieceBytes = 4 * 1024 * 1024;
 /** Left out when it is all zeros: half the memory of a freshly booted guest is. */

@@ -10,7 +10,7 @@ import { startProcess } from "../../shared/linux/run-process.ts";
 import { packageRoot } from "../config/package-root.ts";
 import { snapshotPaths, templatePaths, type StateFolders } from "../store/paths.ts";
 import { endTaggedProcesses, taggedEnvironment } from "../store/tagged-process.ts";
-import { copyMemory } from "../hypervisor/guest-memory.ts";
+import { copyMemory, savedMemoryName } from "../hypervisor/guest-memory.ts";
 import { removeTemplate, savedVmCorrupt, touchTemplate, type Template } from "./template-store.ts";
 
 /** The holder's descriptor with the memory. */
@@ -100,7 +100,7 @@ export async function releaseMemory(key: string, paths: MemoryPaths): Promise<vo
 
 async function fill({ key, memoryBytes, memoryHash, paths }: SavedMemory): Promise<number> {
   const source = openSync(paths.memory, "r");
-  const fd = createMemoryFile("casemate-template", memoryBytes);
+  const fd = createMemoryFile(savedMemoryName, memoryBytes);
   try {
     const { hash } = await copyMemory(source, fd, memoryBytes);
     if (hash !== memoryHash) throw savedVmCorrupt(key, "its memory");
