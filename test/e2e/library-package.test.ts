@@ -1,6 +1,8 @@
 // The library as programs find it:
 // - installed from its tarball in an empty folder, its types satisfy modules of both kinds
 // - import and require give one library, without a side effect, under Node 24 and 26; a sandbox runs under both
+// - sandboxes that are asked for all at once start in order, as the machine has CPUs
+// - forks of a program that is killed in the middle of them go with it
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,6 +12,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { after, before, test } from "node:test";
+import { Sandbox } from "../../src/index.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { useCasemate } from "../support/cli.ts";
 
@@ -59,6 +63,9 @@ class Program implements AsyncDisposable {
   }
 }
 
+const running = async (): Promise<number> => (await Sandbox.list({ root })).filter(({ status }) => status === "running").length;
+const noneRuns = (timeoutMs: number): Promise<true> => eventually("the end of the sandboxes", async () => ((await running()) === 0 ? true as const : undefined), { timeoutMs, intervalMs: 100 });
+
 test("its types satisfy modules of both kinds", async () => {
   const use = "const options: SandboxOptions = { image: \"busybox\", ports: [80] };\nexport const ran = async (): Promise<string> => { const sandbox = await Sandbox.create(options); const result: RunResult = await sandbox.run([\"true\"]); const { memory } = await sandbox.stats(); return `${result.stdout} ${memory.usedBytes}`; };\n";
   mkdirSync(join(folder, "types"));
@@ -86,3 +93,36 @@ for (const [version, node] of Object.entries(nodes)) {
     assert.deepEqual(await program.lines(), [`${version} true 0`, "written 3"]);
   });
 }
+
+test("many sandboxes at once start as the machine has CPUs, in order, and say how many are before them", async () => {
+  // What Node would say on a machine with one CPU: one start at a time. What is asked for last is given up while it waits.
+  await using program = new Program(process.execPath, `
+    process.getBuiltinModule("os").availableParallelism = () => 1;
+    const stop = new AbortController();
+    const create = (number, signal) => Sandbox.create({ root, image: "busybox", network: "none", signal, onProgress: (what) => {
+      if (what.startsWith("waiting")) console.log(number, what);
+    } }).then((sandbox) => { console.log(number, "runs"); return sandbox; });
+    const all = [1, 2, 3, 4].map((number) => create(number));
+    create(5, stop.signal).catch((error) => console.log(5, error.code));
+    await all[0];
+    stop.abort();
+    const sandboxes = await Promise.all(all);
+    const ran = await Promise.all(sandboxes.map((sandbox, index) => sandbox.run("echo " + index)));
+    console.log(ran.map(({ stdout }) => stdout.trim()).join(""));
+    process.exit();`);
+  const lines = await program.lines();
+  assert.deepEqual(lines.filter((line) => /runs|canceled|^\d+$/.test(line)), ["1 runs", "5 canceled", "2 runs", "3 runs", "4 runs", "0123"]);
+  assert.deepEqual(lines.filter((line) => line.startsWith("4 waiting")), ["4 waiting for room: 2 before this one", "4 waiting for room: 1 before this one", "4 waiting for room"]);
+  await noneRuns(20_000);
+});
+
+test("a program that is killed while it forks leaves no copy", async () => {
+  await using program = new Program(process.execPath, `
+    const sandbox = await Sandbox.create({ root, image: "busybox", network: "none" });
+    console.log("forks");
+    await sandbox.fork({ count: 20 });`);
+  assert.equal(await program.line(), "forks");
+  await eventually("two copies", async () => ((await running()) >= 3 ? true : undefined), { timeoutMs: 60_000 });
+  program.child.kill("SIGKILL");
+  await noneRuns(60_000);
+});
