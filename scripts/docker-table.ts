@@ -8,7 +8,7 @@ import { releaseTemplateMemory } from "../src/host/template/template-memory.ts";
 import { runProcess } from "../src/shared/linux/run-process.ts";
 import { cases, files, image, type Case } from "./docker-table/cases.ts";
 import { problemOf, type Outcome } from "./docker-table/compare.ts";
-import { DockerDaemon } from "./docker-table/docker-daemon.ts";
+import { DockerDaemon, dockerProgram } from "./docker-table/docker-daemon.ts";
 import { withTable, written } from "./docker-table/document.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -42,7 +42,7 @@ async function main(args: readonly string[]): Promise<void> {
 }
 
 async function compareAll(folder: string, daemon: DockerDaemon, filters: readonly string[]): Promise<number> {
-  const docker = side("docker", ["--host", daemon.host], join(folder, "docker-files"));
+  const docker = side(dockerProgram, ["--host", daemon.host], join(folder, "docker-files"));
   const own = side(casemate, ["--root", join(folder, "state")], join(folder, "casemate-files"));
   await prepare(folder, docker, own);
   let same = 0, wrong = 0;

@@ -5,6 +5,9 @@ import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { runProcess, startProcess, terminateGroup, type ManagedProcess } from "../../src/shared/linux/run-process.ts";
 
 const startTimeoutMs = 60_000;
+/** Debian's, by path: another docker may come first in PATH, and prints what its own release does. */
+export const dockerProgram = "/usr/bin/docker";
+const daemonProgram = "/usr/sbin/dockerd";
 
 /** Debian's dockerd for the length of a run: its own folders and socket, no network of its own making. */
 export class DockerDaemon implements AsyncDisposable {
@@ -24,14 +27,14 @@ export class DockerDaemon implements AsyncDisposable {
     const host = `unix://${join(folder, "docker.sock")}`;
     const config = join(folder, "daemon.json");
     writeFileSync(config, "{}");
-    const process = await startProcess("dockerd", [
+    const process = await startProcess(daemonProgram, [
       "--config-file", config, "--host", host, "--data-root", join(folder, "data"), "--exec-root", join(folder, "exec"), "--pidfile", join(folder, "docker.pid"),
       "--iptables=false", "--bridge=none", "--ip-forward=false", "--ip-masq=false", "--log-level=error",
     ], { stdio: ["ignore", "ignore", "ignore"] });
     const daemon = new DockerDaemon(folder, host, process);
     try {
       await eventually("wait for dockerd", async () => {
-        const { exitCode } = await runProcess("docker", ["--host", host, "version"], { okExitCodes: [0, 1], timeoutMs: startTimeoutMs });
+        const { exitCode } = await runProcess(dockerProgram, ["--host", host, "version"], { okExitCodes: [0, 1], timeoutMs: startTimeoutMs });
         return exitCode === 0 ? true : undefined;
       }, { timeoutMs: startTimeoutMs, intervalMs: 200 });
     } catch (error) {
