@@ -1,7 +1,7 @@
 import type { Command } from "commander";
-import { constants, statSync } from "node:fs";
-import { basename, posix } from "node:path";
-import { RuntimeError } from "../../shared/base/errors.ts";
+import { constants, existsSync, lstatSync, statSync } from "node:fs";
+import { basename, dirname, posix } from "node:path";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { ContainerFileClient } from "../../host/containers/container-file-client.ts";
 import { downloadTree, uploadTree } from "../../host/containers/copy-tree.ts";
 import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
@@ -27,11 +27,13 @@ export function define(command: Command): void {
       const from = parsePlace(source), to = parsePlace(target);
       if ((from.container === undefined) === (to.container === undefined)) throw new RuntimeError("invalid_argument", "copy: one of the two must be CONTAINER:PATH", { reason: "bad_copy", hint: "for example casemate cp web:/etc/hosts ." });
       const record: ContainerRecord = new ContainerStore(folders).find(from.container ?? to.container ?? "");
+      if (from.container === undefined && from.path !== "-") requireSource(from.path);
       const launch = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false };
       await withContainerFiles(record, launch, async (files) => {
         const options = { keepOwner: flags.archive ?? false };
         if (from.container === undefined && from.path === "-") {
           const { unpackTar } = await import("../../host/containers/copy-archive.ts");
+          if (!await folderThere(files, to.path)) throw noSuchFolder(to.path);
           await unpackTar(files, process.stdin, to.path, options);
         } else if (to.container === undefined && to.path === "-") {
           const { packTar } = await import("../../host/containers/copy-archive.ts");
@@ -58,12 +60,27 @@ function parsePlace(text: string): Place {
   return { container: text.slice(0, colon), path: posix.join("/", text.slice(colon + 1)) + (text.endsWith("/.") ? "/." : "") };
 }
 
+/** Before a container is started for the copy. */
+function requireSource(path: string): void {
+  try {
+    lstatSync(path);
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) throw new RuntimeError("not_found", `copy "${path}": no such file or folder`, { reason: "no_such_file", hint: "containers are written as CONTAINER:PATH" });
+    throw RuntimeError.wrap(error, `copy "${path}"`);
+  }
+}
+
+function noSuchFolder(target: string): RuntimeError {
+  const folder = target.endsWith("/") ? target : dirname(target);
+  return new RuntimeError("not_found", `copy to "${target}": no such folder`, { reason: "no_such_folder", hint: `make ${folder} first` });
+}
+
 /** `folder/.` means what is in it; then the target is the folder itself. */
 const contentOnly = (path: string): boolean => path === "." || path.endsWith("/.");
 
 async function targetInContainer(files: ContainerFileClient, source: string, target: string): Promise<string> {
   const isFolder = await folderThere(files, target);
-  if (!isFolder && target.endsWith("/")) throw new RuntimeError("not_found", `copy to "${target}": no such folder`, { reason: "no_such_folder", hint: "make it first, or leave the slash at the end out" });
+  if (!isFolder && target.endsWith("/")) throw noSuchFolder(target);
   return isFolder && !contentOnly(source) ? posix.join(target, basename(source)) : target;
 }
 
@@ -78,6 +95,6 @@ async function folderThere(files: ContainerFileClient, path: string): Promise<bo
 
 function targetOnHost(source: string, target: string): string {
   const isFolder = statSync(target, { throwIfNoEntry: false })?.isDirectory() ?? false;
-  if (!isFolder && target.endsWith("/")) throw new RuntimeError("not_found", `copy to "${target}": no such folder`, { reason: "no_such_folder", hint: "make it first, or leave the slash at the end out" });
+  if (!isFolder && (target.endsWith("/") || !existsSync(dirname(target)))) throw noSuchFolder(target);
   return isFolder && !contentOnly(source) && source !== "/" ? `${target}/${basename(source)}` : target;
 }

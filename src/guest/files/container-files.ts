@@ -1,8 +1,9 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { closeSync, constants, fstat, ftruncate, read, watch, write } from "node:fs";
 import { chmod, chown, lstat, mkdir, readdir, rename, rmdir, stat, symlink, unlink, utimes } from "node:fs/promises";
-import { promisify } from "node:util";
-import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { constants as systemConstants } from "node:os";
+import { getSystemErrorMessage, promisify } from "node:util";
+import { RuntimeError, codeOf, isErrnoException } from "../../shared/base/errors.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
 import type { FileAttributes, FileChangeSchema, FileRequest, FileResponseSchema, MakeFolder, OpenFile, WatchFileRequest } from "../../shared/protocol/gen/file_pb.ts";
 import { type ContainerRoot, beneath, splitPath } from "./container-root.ts";
@@ -54,7 +55,7 @@ export class ContainerFiles {
         case "open": return await this.#open(containerId, root, path, operation.value);
       }
     } catch (error) {
-      throw RuntimeError.wrap(error, `${words[name]} "${Buffer.from(path).toString()}"`);
+      throw RuntimeError.wrap(withoutOwnPath(error), `${words[name]} "${Buffer.from(path).toString()}"`);
     }
   }
 
@@ -80,7 +81,7 @@ export class ContainerFiles {
         watcher.close();
       }
     } catch (error) {
-      throw RuntimeError.wrap(error, `watch "${Buffer.from(path).toString()}"`);
+      throw RuntimeError.wrap(withoutOwnPath(error), `watch "${Buffer.from(path).toString()}"`);
     } finally {
       closeSync(fd);
     }
@@ -124,6 +125,13 @@ export class ContainerFiles {
     }
     return {};
   }
+}
+
+/** A system error without the path it names: that one leads through this process's descriptors. */
+function withoutOwnPath(error: unknown): unknown {
+  if (!isErrnoException(error)) return error;
+  const number = Object.entries(systemConstants.errno).find(([name]) => name === error.code)?.[1];
+  return new RuntimeError(codeOf(error), number === undefined ? error.code : `${error.code}: ${getSystemErrorMessage(-number)}`);
 }
 
 /** What each operation is called in an error. */

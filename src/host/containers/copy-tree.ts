@@ -36,10 +36,13 @@ export async function uploadTree(client: ContainerFileClient, source: string, ta
 
 /**
  * Copies a file, link or folder of a container to exactly that path of the host. Names are the guest's
- * word: none leads out of the target, and no link that is made here is followed.
+ * word: none leads out of the target, and no link that is made here is followed. `folder/.` is the folder,
+ * also where a link leads to it.
  */
 export async function downloadTree(client: ContainerFileClient, source: string, target: string, options: CopyOptions = {}): Promise<void> {
-  await download(client, source, target, await client.stat(source, false), options);
+  const contentOnly = source.endsWith("/.");
+  const path = contentOnly ? source.slice(0, -1) : source;
+  await download(client, path, target, await client.stat(path, contentOnly), options);
 }
 
 async function download(client: ContainerFileClient, source: string, target: string, facts: FileFacts, options: CopyOptions): Promise<void> {
