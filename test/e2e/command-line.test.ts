@@ -55,6 +55,12 @@ describe("the command line", () => {
     const [{ Path: path, Args: args }] = JSON.parse(await casemate.ok(["inspect", "x"])) as [{ Path: string; Args: string[] }];
     assert.deepEqual([path, ...args], ["ls", "--nmae", "-it"]);
     assert.equal(await casemate.ok(["inspect", "-f", "{{.Name}} {{.State.Status}} {{json .Config.Cmd}}", "x"]), "/x created [\"ls\",\"--nmae\",\"-it\"]");
+    await casemate.ok(["create", "-q", "--name", "y", "-l", "of=test", "busybox", "true"]);
+    for (const [args, names] of [[["-a"], "y\nx"], [["-l"], "y"], [["-n", "1", "--filter", "name=x"], "x"], [["-n", "2"], "y\nx"], [["-a", "--filter", "label=of"], "y"], [["-a", "--filter", "label=of=x"], ""]] as const) {
+      assert.equal(await casemate.ok(["ps", ...args, "--format", "{{.Names}}"]), names, args.join(" "));
+    }
+    assert.equal(await casemate.ok(["events", "--since", "1h", "--until", "0s", "--filter", "container=y", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]), "");
+    assert.match(await casemate.ok(["container", "prune", "-f", "--filter", "label=of=test"]), /^Deleted Containers:\n[0-9a-f]{64}\n\nTotal reclaimed space: 0B$/);
     assert.equal(await casemate.ok(["ps", "-a", "--format", "table {{.Names}}\\t{{.State}}"]), "NAMES     STATE\nx         created");
   });
 });

@@ -143,6 +143,10 @@ test("images prints docker's columns", { skip, timeout: timeoutMs }, async () =>
   assert.match(head ?? "", /^REPOSITORY +TAG +DIGEST +IMAGE ID +CREATED +SIZE$/);
   assert.match(row ?? "", new RegExp(`^${registry.address}/test/small +v1 +sha256:[0-9a-f]{64} +[0-9a-f]{12} +\\S.* ago +\\S+B$`));
   assert.deepEqual(more, []);
+  for (const [args, lines] of [[["--filter", "reference=*/test/small"], 1], [["--filter", "reference=*/small"], 0], [["--filter", "label=made"], 1], [["--filter", "label=made=x"], 0], [["--filter", "dangling=false"], 1], [[tagged], 1], [[`${tagged}x`], 0]] as const) {
+    assert.equal((await casemate.ok(["images", "-q", ...args])).split("\n").filter((line) => line !== "").length, lines, args.join(" "));
+  }
+  assert.match(await casemate.ok(["image", "prune", "-af", "--filter", "label=made=x"]), /^Total reclaimed space: 0B$/);
 });
 
 test("rmi keeps an image that a container needs, unless it is forced", { skip, timeout: timeoutMs }, async () => {

@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import { parseImageName, shortRepository } from "../../host/storage/images/image-name.ts";
 import { ImageStore, type StoredImage } from "../../host/storage/images/image-store.ts";
-import { foldersOf } from "../command.ts";
+import { collect, foldersOf } from "../command.ts";
+import { fitsLabel, fitsName, parseFilter, type Filter } from "../format/filter.ts";
 import { formatSize } from "../format/size.ts";
 import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
 import { formatTable } from "../format/table.ts";
@@ -9,13 +10,19 @@ import { formatAgo } from "../format/time.ts";
 
 export function define(command: Command): void {
   command
+    .argument("[name]", "only images of this name; * and ? stand for other characters")
+    .option("-f, --filter <key=value>", "only those with this reference or label, or with dangling=true without a name", collect)
     .option("-q, --quiet", "ids alone")
     .option("--no-trunc", "whole ids")
     .option("--digests", "show digests")
     .option("--format <format>", formatHelp)
-    .addHelpText("after", "\nExample:\n  casemate images --format json")
-    .action((flags: { readonly quiet?: boolean; readonly trunc: boolean; readonly digests?: boolean; readonly format?: string }) => {
-      const rows = new ImageStore(foldersOf(command)).list().flatMap((image) => image.names.map((name) => toRow(image, name, flags.trunc)));
+    .addHelpText("after", "\nExamples:\n  casemate images --format json\n  casemate images -q --filter reference='*/mine:*'")
+    .action((name: string | undefined, flags: { readonly filter?: readonly string[]; readonly quiet?: boolean; readonly trunc: boolean; readonly digests?: boolean; readonly format?: string }) => {
+      const store = new ImageStore(foldersOf(command));
+      const filters = [...(flags.filter ?? []).map((text) => parseFilter(text, filterKeys)), ...(name === undefined ? [] : [{ key: "reference", value: name }])];
+      const rows = store.list().flatMap((image) => (image.names.length === 0 ? [undefined] : image.names)
+        .filter((own) => filters.every((filter) => matches(store, image, own, filter)))
+        .map((own) => toRow(image, own, flags.trunc)));
       if (flags.quiet === true) process.stdout.write([...new Set(rows.map(({ ID }) => `${ID}\n`))].join(""));
       else {
         const digest = <T>(value: T): T[] => (flags.digests === true ? [value] : []);
@@ -25,12 +32,27 @@ export function define(command: Command): void {
     });
 }
 
-function toRow(image: StoredImage, fullName: string, truncate: boolean) {
-  const name = parseImageName(fullName);
+const filterKeys = ["reference", "label", "dangling"];
+
+function matches(store: ImageStore, image: StoredImage, name: string | undefined, { key, value }: Filter): boolean {
+  if (key === "dangling") return (name === undefined) === /^(true|1)$/i.test(value);
+  if (key === "reference") return name !== undefined && fitsName(shortNames(name), value);
+  return fitsLabel(store.labelsOf(image), value);
+}
+
+/** What a user may call it: with and without its tag, its registry too for those made here. */
+function shortNames(name: string): string[] {
+  const parsed = parseImageName(name);
+  const repository = shortRepository(parsed);
+  return [repository, repository.replace(/^localhost\//, "")].flatMap((short) => [short, `${short}:${parsed.tag}`]);
+}
+
+function toRow(image: StoredImage, fullName: string | undefined, truncate: boolean) {
+  const name = fullName === undefined ? undefined : parseImageName(fullName);
   const hex = image.id.replace("sha256:", "");
   return {
-    Repository: shortRepository(name),
-    Tag: name.tag === "" ? "<none>" : name.tag,
+    Repository: name === undefined ? "<none>" : shortRepository(name),
+    Tag: name === undefined || name.tag === "" ? "<none>" : name.tag,
     Digest: image.manifestDigest,
     ID: truncate ? hex.slice(0, 12) : `sha256:${hex}`,
     CreatedAt: image.created,

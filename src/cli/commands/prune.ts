@@ -1,16 +1,16 @@
 import type { Command } from "commander";
 import { foldersOf } from "../command.ts";
-import { confirmed, describePruned, pruneContainers, pruneImages } from "./prune-parts.ts";
+import { addFilterOption, confirmed, describePruned, pruneContainers, pruneImages } from "./prune-parts.ts";
 
 export function define(command: Command): void {
-  command
+  addFilterOption(command)
     .option("-f, --force", "do not ask")
     .option("-a, --all", "also images that no container uses, not only those without a name")
     .addHelpText("after", "\nRemoves containers that do not run, and images that nothing needs.\n\nExamples:\n  casemate prune\n  casemate prune --all --force")
-    .action(async ({ force, all = false }: { readonly force?: boolean; readonly all?: boolean }) => {
+    .action(async ({ force, all = false, filter }: { readonly filter?: readonly string[]; readonly force?: boolean; readonly all?: boolean }) => {
       const folders = foldersOf(command);
       if (!await confirmed(force, `all containers that do not run and all images ${all ? "that no container uses" : "without a name"}`)) return;
-      const containers = await pruneContainers(folders);
-      process.stdout.write(describePruned(containers, await pruneImages(folders, all)));
+      const containers = await pruneContainers(folders, filter);
+      process.stdout.write(describePruned(containers, await pruneImages(folders, all, filter)));
     });
 }

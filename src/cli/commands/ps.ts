@@ -3,14 +3,17 @@ import { formatPublished } from "../../host/network/publish.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
 import type { HealthState } from "../../host/store/health.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import { collect, foldersOf } from "../command.ts";
-import { parseFilter, type Filter } from "../format/filter.ts";
+import { fitsLabel, parseFilter, type Filter } from "../format/filter.ts";
 import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
 import { formatTable } from "../format/table.ts";
 import { formatAgo, formatDuration, formatTime } from "../format/time.ts";
 
 interface Flags {
   readonly all?: boolean;
+  readonly latest?: boolean;
+  readonly last?: number;
   readonly quiet?: boolean;
   readonly trunc: boolean;
   readonly format?: string;
@@ -25,6 +28,8 @@ interface Row {
 export function define(command: Command): void {
   command
     .option("-a, --all", "also those that do not run")
+    .option("-n, --last <number>", "so many of the newest, also those that do not run", parseCount)
+    .option("-l, --latest", "the newest, also if it does not run")
     .option("-q, --quiet", "ids alone")
     .option("--no-trunc", "whole ids and commands")
     .option("-f, --filter <key=value>", "only those with this name, id, status, label, ancestor or health", collect)
@@ -34,11 +39,17 @@ export function define(command: Command): void {
       const store = new ContainerStore(foldersOf(command));
       const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
       const byStatus = filters.some(({ key }) => key === "status");
+      const count = flags.latest === true ? 1 : flags.last;
       const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record) }))
-        .filter(({ status }) => flags.all === true || byStatus || ["running", "paused", "restarting"].includes(status.status))
+        .filter(({ status }) => flags.all === true || count !== undefined || byStatus || ["running", "paused", "restarting"].includes(status.status))
         .filter((row) => filters.every((filter) => matches(row, filter)));
-      process.stdout.write(format(rows, flags));
+      process.stdout.write(format(rows.slice(0, count), flags));
     });
+}
+
+function parseCount(text: string): number {
+  if (!/^\d+$/.test(text)) throw new RuntimeError("invalid_argument", `--last "${text}": must be a number`, { reason: "bad_option" });
+  return Number(text);
 }
 
 function format(rows: readonly Row[], flags: Flags): string {
@@ -105,6 +116,5 @@ function matches({ record, status }: Row, { key, value }: Filter): boolean {
   if (key === "status") return status.status === value;
   if (key === "health") return (status.status === "running" ? status.health?.status ?? "none" : "none") === value;
   if (key === "ancestor") return record.image === value || record.imageId.slice(7).startsWith(value);
-  const [name = "", wanted] = value.split("=", 2);
-  return wanted === undefined ? name in record.labels : record.labels[name] === wanted;
+  return fitsLabel(record.labels, value);
 }

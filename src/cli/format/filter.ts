@@ -13,3 +13,15 @@ export function parseFilter(text: string, keys: readonly string[]): Filter {
   if (!keys.includes(key)) throw new RuntimeError("invalid_argument", `filter "${text}": must be ${keys.map((name) => `${name}=`).join(", ")}`, { reason: "bad_filter" });
   return { key, value: text.slice(equals + 1) };
 }
+
+/** Whether one of the labels is meant: `NAME`, or `NAME=VALUE`. */
+export function fitsLabel(labels: Readonly<Record<string, string>>, wanted: string): boolean {
+  const equals = wanted.indexOf("=");
+  return equals === -1 ? wanted in labels : labels[wanted.slice(0, equals)] === wanted.slice(equals + 1);
+}
+
+/** Whether one of the names is meant, in which `*` and `?` stand for anything but a slash. */
+export function fitsName(names: readonly string[], wanted: string): boolean {
+  const pattern = new RegExp(`^${wanted.replaceAll(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", "[^/]*").replaceAll("?", "[^/]")}$`);
+  return names.some((name) => pattern.test(name));
+}

@@ -163,6 +163,12 @@ export class ImageStore {
     return image.healthcheck === undefined ? read : { ...read, config: { ...read.config, Healthcheck: image.healthcheck } };
   }
 
+  /** Labels of its configuration. */
+  labelsOf(image: StoredImage): Readonly<Record<string, string>> {
+    const { config } = this.readConfig(image) as { readonly config?: { readonly Labels?: Readonly<Record<string, string>> | null } }; // checked when it was added
+    return config?.Labels ?? {};
+  }
+
   /** Lays an image out by the OCI's rules in an empty folder; its blobs are links to those of the store. */
   writeLayout(image: StoredImage, folder: string): void {
     const blobs = join(folder, "blobs/sha256");
