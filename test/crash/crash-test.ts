@@ -16,14 +16,14 @@ import { containerPaths } from "../../src/host/store/paths.ts";
 import { orAbandon } from "../../src/shared/base/deadline.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { createRequest, execSpec, jsonAny, makeTaskContainer } from "../support/task-containers.ts";
-import { OwnerKiller } from "./killer.ts";
+import { OwnerKiller, type KillState, lifeStates, sandboxStates } from "./killer.ts";
 import { NumberedOutput, outputBytes } from "./numbers.ts";
 import { SeededRandom } from "./seeded-random.ts";
 
 /** Options of {@link crashTest}. */
 export interface CrashOptions {
   readonly seed: number;
-  /** At least that many kills. */
+  /** At least that many kills, and in each state five of them or an even share of fewer. */
   readonly kills: number;
   /** Numbers each exec prints; 1,500,000 are 10 MB. */
   readonly lines: number;
@@ -34,7 +34,9 @@ export interface CrashOptions {
 
 /** What came of it. */
 export interface CrashReport {
-  readonly kills: ReadonlyMap<string, number>;
+  readonly kills: ReadonlyMap<KillState, number>;
+  /** States with too few kills. */
+  readonly missedStates: readonly KillState[];
   readonly supervisorKills: number;
   readonly killsAtWrites: number;
   readonly sandboxes: number;
@@ -57,6 +59,9 @@ const killsWhileRunning = 4;
 const stepTimeoutMs = 240_000;
 const initExitCode = 9;
 const pausedMs = 200;
+const wantedKillsPerState = 5;
+/** A kill that comes too late for a boot or an end is made up for by a further sandbox, but not for ever. */
+const mostSandboxes = 10 * wantedSandboxes;
 /** Counts until it is told to end; a number that was printed is never cut by the end. */
 const initScript = `trap 'exit ${initExitCode}' TERM; i=1; while :; do echo $i; i=$((i+1)); sleep 0.05 & wait $!; done`;
 
@@ -72,6 +77,7 @@ class CrashTest {
   readonly #options: CrashOptions;
   readonly #random: SeededRandom;
   readonly #killer: OwnerKiller;
+  readonly #killsPerState: number;
   readonly #leaked: string[] = [];
   #sandboxes = 0;
   #lives = 0;
@@ -87,12 +93,13 @@ class CrashTest {
     this.#options = options;
     this.#random = new SeededRandom(options.seed);
     this.#killer = new OwnerKiller(setup.folders, this.#random);
+    this.#killsPerState = Math.min(wantedKillsPerState, Math.floor(options.kills / (lifeStates.length + sandboxStates.length)));
     this.#sabotage = options.sabotage ?? false;
   }
 
   report(): CrashReport {
     return {
-      kills: this.#killer.kills, supervisorKills: this.#killer.supervisorKills, killsAtWrites: this.#killer.atWrites, sandboxes: this.#sandboxes, lives: this.#lives,
+      kills: this.#killer.kills, missedStates: this.#missed([...sandboxStates, ...lifeStates]), supervisorKills: this.#killer.supervisorKills, killsAtWrites: this.#killer.atWrites, sandboxes: this.#sandboxes, lives: this.#lives,
       comparedBytes: this.#comparedBytes, lostBytes: this.#lostBytes, doubledBytes: this.#doubledBytes, exitCodes: this.#exitCodes, wrongExitCodes: this.#wrongExitCodes, leaked: this.#leaked,
     };
   }
@@ -100,18 +107,22 @@ class CrashTest {
   async run(): Promise<void> {
     const livesPerSandbox = Math.max(1, Math.floor(this.#options.kills / wantedSandboxes / killsOfLife));
     // A kill while booting is a kill; what is to be noticed is in the life after it.
-    const due = (): boolean => this.#killer.total < this.#options.kills || this.#sabotage;
-    while (due()) {
+    const lifeDue = (): boolean => this.#killer.total < this.#options.kills || this.#sabotage || this.#missed(lifeStates).length > 0;
+    while ((lifeDue() || this.#missed(sandboxStates).length > 0) && this.#sandboxes < mostSandboxes) {
       const sandboxId = `crash${randomBytes(4).toString("hex")}`;
       await this.#boot(sandboxId);
       const client = await connectOwner(this.#setup.folders, sandboxId);
-      for (let life = 0; life < livesPerSandbox && due(); life++) {
+      for (let life = 0; life < livesPerSandbox && lifeDue(); life++) {
         await this.#live(client, sandboxId);
         this.#lives++;
         this.#options.onProgress?.(`${this.#killer.total} kills, ${this.#lives} lives, ${this.#lostBytes} bytes lost, ${this.#doubledBytes} doubled, ${this.#wrongExitCodes} wrong exit codes`);
       }
       await this.#end(client, sandboxId);
     }
+  }
+
+  #missed(states: readonly KillState[]): KillState[] {
+    return states.filter((state) => (this.#killer.kills.get(state) ?? 0) < this.#killsPerState);
   }
 
   /** A start whose owner is killed fails, and leaves nothing; the next one is let alone. */
@@ -122,9 +133,11 @@ class CrashTest {
       shares: false, network: "user", ports: [], ...(template !== undefined && { template }), debug: true,
     } as const;
     this.#sandboxes++;
-    const killed = this.#killer.strike("boot", sandboxId, 2_000);
+    let state: KillState = "boot";
+    const killed = this.#killer.strike(() => state, sandboxId, 1_000);
     try {
       await startOwner(config, { timeoutMs: stepTimeoutMs });
+      state = "idle";
       await killed;
       return; // it was up already, and goes on
     } catch (error) {
@@ -140,8 +153,8 @@ class CrashTest {
   async #live(client: OwnerClient, sandboxId: string): Promise<void> {
     const record = await makeTaskContainer(this.#setup.folders, sandboxId, ["sh", "-c", initScript]);
     const id = record.containerId;
-    const step = async (phase: string, work: () => Promise<unknown>, kills = 1): Promise<void> => {
-      const struck = (async () => { for (let kill = 0; kill < kills; kill++) await this.#killer.strike(phase, sandboxId, kills === 1 ? undefined : 3_000); })();
+    const step = async (phase: typeof lifeStates[number], work: () => Promise<unknown>, kills = 1): Promise<void> => {
+      const struck = (async () => { for (let kill = 0; kill < kills; kill++) await this.#killer.strike(() => phase, sandboxId, kills === 1 ? undefined : 3_000); })();
       try {
         await orAbandon(work(), phase, { timeoutMs: stepTimeoutMs });
       } catch (error) {
@@ -198,7 +211,7 @@ class CrashTest {
   }
 
   async #end(client: OwnerClient, sandboxId: string): Promise<void> {
-    const struck = this.#killer.strike("end", sandboxId, 1_000);
+    const struck = this.#killer.strike(() => "end", sandboxId);
     try {
       await orAbandon(client.call(async ({ owner }) => { await owner.stop({ timeoutMs: 2_000 }); }), "end", { timeoutMs: stepTimeoutMs });
     } catch (error) {
@@ -232,7 +245,7 @@ class CrashTest {
 }
 
 /** Kills of one life: one a step, more while the execs run. */
-const killsOfLife = 9 + killsWhileRunning;
+const killsOfLife = lifeStates.length - 1 + killsWhileRunning;
 
 function guestPaths({ kernelPath, initramfsPath, rootImagePath }: HostSetup["guestImage"]): Pick<HostSetup["guestImage"], "kernelPath" | "initramfsPath" | "rootImagePath"> {
   return { kernelPath, initramfsPath, rootImagePath };
@@ -249,6 +262,7 @@ export function formatReport(report: CrashReport): string {
   return [
     `${total} kills of the owner (${report.killsAtWrites} at a store write, ${report.supervisorKills} with its supervisor), by state: ${states}`,
     `${report.sandboxes} sandboxes, ${report.lives} lives, ${report.comparedBytes} bytes and ${report.exitCodes} exit codes compared`,
+    ...report.missedStates.map((state) => `too few kills in state: ${state}`),
     ...report.leaked.map((what) => `leaked: ${what}`),
     `${report.wrongExitCodes} wrong exit codes`,
     `${report.lostBytes} lost, ${report.doubledBytes} doubled, ${report.leaked.length} leaked`,
@@ -256,7 +270,7 @@ export function formatReport(report: CrashReport): string {
   ].join("\n");
 }
 
-/** True when nothing was lost, doubled, wrong or left. */
+/** True when nothing was lost, doubled, wrong or left, and there were kills enough in every state. */
 export function isClean(report: CrashReport): boolean {
-  return report.lostBytes + report.doubledBytes + report.wrongExitCodes + report.leaked.length === 0;
+  return report.lostBytes + report.doubledBytes + report.wrongExitCodes + report.leaked.length + report.missedStates.length === 0;
 }

@@ -33,7 +33,7 @@ async function main(): Promise<number> {
   } finally {
     await endTemplateWork(folders);
   }
-  if (!isClean(report)) keepEvidence(folders, `crash-test-${values.seed}`);
+  if (!isClean(report) && !sabotage) keepEvidence(folders, `crash-test-${values.seed}`);
   process.stdout.write(formatReport(report));
   rmSync(root, { recursive: true, force: true });
   await watch.assertHostClean();
