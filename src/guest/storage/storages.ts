@@ -1,4 +1,6 @@
-import { RuntimeError } from "../../shared/base/errors.ts";
+import { rmdir } from "node:fs/promises";
+import { dirname } from "node:path";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { Storage } from "../../shared/protocol/gen/agent/agent_pb.ts";
 import { unmount } from "../linux/mount.ts";
@@ -49,12 +51,12 @@ export class Storages {
     await ready;
   }
 
-  /** One user less; unmounts with the last one. Not mounted is success. */
+  /** One user less; unmounts with the last one, and the mount point goes. Not mounted is success. */
   async remove(mountPoint: string): Promise<void> {
     const mounted = this.#mounted.get(mountPoint);
     if (mounted === undefined || --mounted.users > 0) return;
     this.#mounted.delete(mountPoint);
-    const leaving = mounted.driver === "local" ? Promise.resolve() : unmount(mountPoint);
+    const leaving = mounted.driver === "local" ? Promise.resolve() : unmount(mountPoint).then(() => removeEmptyFolders(mountPoint));
     const settled = leaving.catch(() => { /* the caller below gets it */ }).finally(() => this.#leaving.delete(mountPoint));
     this.#leaving.set(mountPoint, settled);
     await leaving;
@@ -72,6 +74,16 @@ export class Storages {
     }
     this.#mounted.clear();
     return failures;
+  }
+}
+
+/** A mount point and the folder of a container around it, which would take the kernel's memory until the VM ends. What holds something stays. */
+async function removeEmptyFolders(mountPoint: string): Promise<void> {
+  try {
+    // The folders next to the agent's own are shared by all who mount.
+    for (let folder = mountPoint; dirname(dirname(folder)).startsWith(paths.run); folder = dirname(folder)) await rmdir(folder);
+  } catch (error) {
+    if (!["ENOTEMPTY", "EBUSY", "ENOENT", "ENOTDIR"].some((code) => isErrnoException(error, code))) throw error;
   }
 }
 
