@@ -18,7 +18,7 @@ type Things = Readonly<Record<"guest processes" | "cgroups" | "mounts" | "files 
 /** MiB. The kernel's: what is neither pages of files nor of processes, after it was told to drop its caches, the empty slabs of its allocator among them. */
 async function lookAtMemory({ bench }: EngineSandbox): Promise<Memory> {
   const rollup = await bench.inGuest("cat /proc/1/smaps_rollup");
-  const meminfo = await bench.inGuest("sync; echo 3 >/proc/sys/vm/drop_caches; for shrink in /sys/kernel/slab/*/shrink; do echo 1 >$shrink; done; cat /proc/meminfo");
+  const meminfo = await bench.inGuest("sync; echo 3 >/proc/sys/vm/drop_caches; sleep 1; for shrink in /sys/kernel/slab/*/shrink; do echo 1 >$shrink; done; cat /proc/meminfo");
   const kib = (name: string): number => Number(new RegExp(`^${name}:\\s*(\\d+) kB$`, "m").exec(meminfo)?.[1] ?? NaN);
   const kernel = ["Slab", "KernelStack", "PageTables", "Percpu", "VmallocUsed"].map(kib).reduce((sum, value) => sum + value);
   return { owner: privateMegabytes(bench.ownerPid), agent: parsePrivateKilobytes(rollup) / 1024, kernel: kernel / 1024 };

@@ -16,6 +16,8 @@ export class VmDouble implements VirtualMachine {
   /** False: not even force ends it. */
   killable = true;
   pluggedMemoryBytes = 0;
+  /** Tells that the guest has taken or given back memory. */
+  memoryResized: () => void = () => undefined;
   vcpuCount = 1;
   paused = false;
   kills = 0;
@@ -60,6 +62,8 @@ export class VmDouble implements VirtualMachine {
     await this.#call("resizeMemory", wait);
     this.pluggedMemoryBytes = pluggedBytes;
   }
+
+  onMemoryResized(listener: () => void): void { this.memoryResized = listener; }
 
   async pause(wait?: WaitOptions): Promise<void> {
     await this.#call("pause", wait);

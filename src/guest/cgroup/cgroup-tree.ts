@@ -38,10 +38,10 @@ export function makeCgroupTree(): void {
   }
 }
 
-/** Sets what all containers together may use; again after memory was plugged or taken away. */
-export function limitContainers(): void {
+/** Sets what all containers together may use, no less than `leastBytes`; again after memory was plugged or taken away. */
+export function limitContainers(leastBytes = 0): void {
   const file = cgroupFile(cgroups.containers, "memory.max");
-  if (existsSync(file)) writeFileSync(file, String(containersMaxBytes(readMemTotalBytes())));
+  if (existsSync(file)) writeFileSync(file, String(Math.max(containersMaxBytes(readMemTotalBytes()), leastBytes)));
 }
 
 /** All but the reserve, in whole pages. */

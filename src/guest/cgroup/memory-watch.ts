@@ -15,8 +15,16 @@ const pinnedShare = 0.75;
 
 /** True when so much of what is used cannot be taken back that more memory is the only help (cgroup-v2, memory.stat). */
 export function isShort(memoryStat: string, highBytes: number): boolean {
+  return pinnedBytes(memoryStat) >= highBytes * pinnedShare;
+}
+
+function pinnedBytes(memoryStat: string): number {
   const stat = parseFlatKeyed(memoryStat);
-  return pinnedKinds.reduce((sum, kind) => sum + (stat.get(kind) ?? 0), 0) >= highBytes * pinnedShare;
+  return pinnedKinds.reduce((sum, kind) => sum + (stat.get(kind) ?? 0), 0);
+}
+
+function readContainersStat(): string {
+  return readIfThere(cgroupFile(cgroups.containers, "memory.stat"));
 }
 
 /**
@@ -39,7 +47,8 @@ export class MemoryWatch {
 
   /** After containers came or went, their limits changed, or memory did. `open`: one of them has no limit of its own. */
   adjust(open: boolean): void {
-    limitContainers();
+    // Whoever uses more than is left when memory was taken away shall get more, and not be killed.
+    limitContainers(pinnedBytes(readContainersStat()));
     const maxBytes = Number(parseAmount(readIfThere(cgroupFile(cgroups.containers, "memory.max"))));
     if (maxBytes === this.#maxBytes && open === this.#open) return; // what the host has not helped with before, it will not now
     this.#maxBytes = maxBytes;
@@ -61,7 +70,7 @@ export class MemoryWatch {
   #look(): void {
     this.#lookAgain = undefined;
     if (this.#highBytes === undefined || this.#patience !== undefined) return;
-    if (!isShort(readIfThere(cgroupFile(cgroups.containers, "memory.stat")), this.#highBytes)) return;
+    if (!isShort(readContainersStat(), this.#highBytes)) return;
     this.#events.append({ case: "memoryShort", value: { limitBytes: BigInt(this.#maxBytes) } });
     this.#patience = setTimeout(() => this.#setHigh(undefined), patienceMs).unref();
   }

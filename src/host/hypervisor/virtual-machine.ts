@@ -119,6 +119,8 @@ export interface VirtualMachine {
   growVcpus(vcpuCount: number, options?: WaitOptions): Promise<void>;
   /** Sets the size of the pluggable memory; total memory is boot memory plus this. Multiple of 2 MiB. More is there when this returns; less is given back in the guest's own time. */
   resizeMemory(pluggedBytes: number, options?: WaitOptions): Promise<void>;
+  /** Calls back when the guest has taken or given back memory. */
+  onMemoryResized(listener: () => void): void;
   pause(options?: WaitOptions): Promise<void>;
   resume(options?: WaitOptions): Promise<void>;
   /** All that is plugged. */

@@ -90,6 +90,11 @@ export class SandboxRoom {
     if (memoryBytes < this.#size.memoryBytes) await this.#setMemory(memoryBytes, wait);
   }
 
+  /** Lets the containers have what memory the guest has now. */
+  async share(wait: WaitOptions): Promise<void> {
+    await this.#agent.onlineCPUMem({ nbCpus: 0, cpuOnly: false }, wait);
+  }
+
   /** What the claims need, and the extra as long as somebody may use it; it gives way to claims. */
   #target(claims: ReadonlyMap<string, OciResources> = this.#claims): SandboxSize {
     const { memoryBytes, vcpuCount } = targetSize(this.#base, claims.values());
@@ -124,8 +129,7 @@ export class SandboxRoom {
     // Before the answer: a call that failed may have taken effect all the same.
     this.#size = { ...this.#size, memoryBytes };
     await this.#vm.resizeMemory(memoryBytes - bootMemoryBytes, wait);
-    // Its limits for containers follow what there is.
-    await this.#agent.onlineCPUMem({ nbCpus: 0, cpuOnly: false }, wait);
+    await this.share(wait);
   }
 
   async #growVcpus(vcpuCount: number, wait: WaitOptions): Promise<void> {

@@ -284,6 +284,10 @@ test("a guest that is short of memory gets more, once for any number of complain
   assert.equal(sandbox.size.memoryBytes, 3 * 1024 ** 3);
   for (const id of ["open", "second", "limited"]) await sandbox.deleteContainer(id, within);
   assert.equal(plugged(), before);
+  // The guest has given it back: what its containers may use is set anew.
+  const shared = (): number => fixture.agent.calls.filter((call) => call.startsWith("onlineCPUMem")).length, sharedBefore = shared();
+  fixture.vm.memoryResized();
+  await eventually("the new limit", () => (shared() > sharedBefore ? true : undefined), within);
   await sandbox.stop(0);
   assert.deepEqual(fixture.held, []);
 });

@@ -174,6 +174,7 @@ export class Sandbox {
     this.#nextStreamId = (this.#prepared?.streamId ?? 0) + 1;
     this.#acknowledged = parts.hello.acknowledgedEventSequence;
     this.ended = this.#watchVm();
+    parts.vm.onMemoryResized(() => void this.#shareMemory()); // handles its failures
     if (parts.shares !== undefined) void sharesLost(parts.vm, parts.shares).then(() => this.#endWithoutShares()); // handles its failures
   }
 
@@ -662,6 +663,11 @@ export class Sandbox {
       await (this.#growing ??= this.#growOnPressure().finally(() => { this.#growing = undefined; }));
     }
     await this.#acknowledge(event.sequence);
+  }
+
+  /** A guest gives memory back in its own time; what its containers may use together follows, so that they can be short of it again. */
+  async #shareMemory(): Promise<void> {
+    await this.#room.share({ timeoutMs: growTimeoutMs }).catch((error: unknown) => this.#context.log.debug("the guest was not told of its memory", { error: describeError(error) }));
   }
 
   async #growOnPressure(): Promise<void> {

@@ -163,6 +163,11 @@ export class QemuMachine implements VirtualMachine {
     return this.#hotPlug.resizeMemory(pluggedBytes, options);
   }
 
+  onMemoryResized(listener: () => void): void {
+    // At most once a second, the last change included.
+    this.#qmp.onEvent(({ event }) => { if (event === "MEMORY_DEVICE_SIZE_CHANGE") listener(); });
+  }
+
   async pause(options: WaitOptions = {}): Promise<void> {
     await this.#qmp.execute("stop", {}, options);
   }
