@@ -1,11 +1,16 @@
 // The command line itself; nothing is started.
 // - every command has help with an example; version in both ways
+// - bash completes commands, and names there are now
 // - a mistyped command or option gets the nearest one, everything else the way to the help
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { useCasemate } from "../support/cli.ts";
+import { Pty } from "../support/pty.ts";
+
+/** A completion asks the command, which takes its time on a busy machine. */
+const timeoutMs = 60_000;
 
 describe("the command line", () => {
   const casemate = useCasemate();
@@ -47,6 +52,22 @@ describe("the command line", () => {
       const { code, stdout, stderr } = await casemate.run(args);
       assert.deepEqual({ code, stdout, stderr }, { code: 125, stdout: "", stderr: expected });
     }
+  });
+
+  test("bash completes commands, and names there are now", async () => {
+    const [launcher, ...options] = casemate.commandLine([]);
+    await casemate.ok(["create", "-q", "--name", "live-name", "busybox", "true"]);
+    await using bash = Pty.run(["bash", "--norc", "--noprofile", "-i"], { env: { INPUTRC: "/dev/null", PS1: "> " } });
+    await bash.waitFor(/> /, { timeoutMs });
+    bash.type(`casemate() { ${[launcher, ...options].join(" ")} "$@"; }; eval "$(casemate completion bash)"; echo rea''dy\n`);
+    await bash.waitFor(/ready\r\n/, { timeoutMs });
+    bash.type("casemate insp\t");
+    await bash.waitFor(/casemate inspect /, { timeoutMs });
+    bash.type("li\t");
+    await bash.waitFor(/casemate inspect live-name /, { timeoutMs });
+    bash.type("\x15exit\n");
+    assert.equal(await bash.exit({ timeoutMs }), 0);
+    await casemate.ok(["rm", "live-name"]);
   });
 
   test("options after the image are the container's", async () => {
