@@ -137,6 +137,21 @@ test("pull shows bars with sizes and rates on a terminal, lines without one, and
   await casemate.ok(["rmi", reference]);
 });
 
+test("a pull whose connection is dropped says so, makes no image, and goes through the next time", { skip, timeout: timeoutMs }, async () => {
+  const layout = join(folder, "dropped");
+  writeOciLayout(layout, [randomLayer("dropped", 400_000), randomLayer("whole", 10_000)]);
+  await pushLayout(layout, `${registry.address}/test/dropped:v1`);
+  await using front = await RegistryFront.start(registry.address, "drop");
+  const reference = `${front.address}/test/dropped:v1`;
+  const { code, stdout, stderr } = await casemate.run(["pull", reference], { timeoutMs });
+  assert.deepEqual([code, stdout], [125, ""], stderr);
+  assert.match(stderr, /^casemate: pull image "\S+": .*(unexpected EOF|connection reset).*\nhint: the registry's connection ended in the middle; try again\n$/m);
+  assert.deepEqual(await imageNames(), []);
+  front.behaviour = "pass";
+  assert.equal(await casemate.ok(["pull", reference], { timeoutMs }), reference);
+  await casemate.ok(["rmi", reference]);
+});
+
 test("images prints docker's columns", { skip, timeout: timeoutMs }, async () => {
   await casemate.ok(["pull", tagged]);
   const [head, row, ...more] = (await casemate.ok(["images", "--digests"])).split("\n");

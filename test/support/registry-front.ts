@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 
-/** Passes on, stops in the middle of a large blob, or refuses everyone. */
-export type Behaviour = "stall" | "pass" | "unauthorized";
+/** Passes on, stops or hangs up in the middle of a large blob, or refuses everyone. */
+export type Behaviour = "stall" | "drop" | "pass" | "unauthorized";
 
 /** Stands in front of a registry, sees what is asked of it, and misbehaves when told so. */
 export class RegistryFront {
@@ -55,6 +55,10 @@ export class RegistryFront {
     if (/\/blobs\//.test(request.url ?? "") && request.method === "GET") this.blobsAsked.push(request.url?.split("/").at(-1) ?? "");
     const headers = Object.fromEntries(["content-type", "docker-content-digest", "content-length"].flatMap((name) => (answer.headers.has(name) ? [[name, answer.headers.get(name) ?? ""]] : [])));
     response.writeHead(answer.status, headers);
+    if (this.behaviour === "drop" && isLargeBlob) {
+      response.write(body.subarray(0, body.length / 2), () => response.destroy());
+      return;
+    }
     if (this.behaviour !== "stall" || !isLargeBlob) {
       response.end(body);
       return;

@@ -177,6 +177,8 @@ const meanings: readonly Meaning[] = [
   { pattern: /unauthorized|authentication required|denied/i, code: "unauthenticated", reason: "image_access_denied", hint: "check the name, or log in with `casemate login REGISTRY`" },
   { pattern: /digest|corrupt|checksum|unexpected EOF/i, code: "data_loss", reason: "image_corrupt", hint: "what came is not what was announced; try again, or pull by another tag" },
 ];
+/** From a registry only: an archive that ends too early is damaged. */
+const dropped: Meaning = { pattern: /happened during read: unexpected EOF|connection reset/, code: "unavailable", reason: "connection_dropped", hint: "the registry's connection ended in the middle; try again" };
 const unreachable: Omit<Meaning, "pattern"> = { code: "unavailable", reason: "registry_unavailable", hint: "check the name and the network; busybox needs no registry" };
 
 /** What skopeo's failure means. The names are taken out of its message first: they may contain the words that are looked for. */
@@ -185,7 +187,8 @@ function classify(reference: string, names: readonly string[], error: unknown): 
   if (RuntimeError.is(error, "canceled") || RuntimeError.is(error, "deadline_exceeded") || RuntimeError.is(error, "not_found")) return RuntimeError.wrap(error, step);
   const text = error instanceof Error ? error.message : String(error);
   const plain = [reference, ...names].reduce((rest, name) => rest.replaceAll(name, ""), text).replaceAll(/https?:\/\/[^\s"\\]*/g, "");
-  const { code, reason, hint } = meanings.find(({ pattern }) => pattern.test(plain)) ?? unreachable;
+  const possible = names.some((name) => name.startsWith("docker://")) ? [dropped, ...meanings] : meanings;
+  const { code, reason, hint } = possible.find(({ pattern }) => pattern.test(plain)) ?? unreachable;
   return new RuntimeError(code, step, { cause: new RuntimeError("unknown", shorten(text)), reason, hint });
 }
 
