@@ -15,18 +15,18 @@ const settleMs = 20_000;
 interface Memory { readonly owner: number; readonly agent: number; readonly kernel: number }
 type Things = Readonly<Record<"guest processes" | "cgroups" | "mounts" | "files of the agent" | "disks" | "descriptors of the agent" | "descriptors of the owner" | "records", number>>;
 
-/** MiB. The kernel's: what is neither pages of files nor of processes, after it was told to drop its caches, the empty slabs of its allocator among them. */
+/** MiB. The kernel's: what is neither pages of files nor of processes, nor slabs that it counts as reclaimable (dentries, inodes), after it was told to drop its caches and empty slabs. */
 async function lookAtMemory({ bench }: EngineSandbox): Promise<Memory> {
   const rollup = await bench.inGuest("cat /proc/1/smaps_rollup");
   const meminfo = await bench.inGuest("sync; echo 3 >/proc/sys/vm/drop_caches; sleep 1; for shrink in /sys/kernel/slab/*/shrink; do echo 1 >$shrink; done; cat /proc/meminfo");
   const kib = (name: string): number => Number(new RegExp(`^${name}:\\s*(\\d+) kB$`, "m").exec(meminfo)?.[1] ?? NaN);
-  const kernel = ["Slab", "KernelStack", "PageTables", "Percpu", "VmallocUsed"].map(kib).reduce((sum, value) => sum + value);
+  const kernel = ["SUnreclaim", "KernelStack", "PageTables", "Percpu", "VmallocUsed"].map(kib).reduce((sum, value) => sum + value);
   return { owner: privateMegabytes(bench.ownerPid), agent: parsePrivateKilobytes(rollup) / 1024, kernel: kernel / 1024 };
 }
 
 async function countThings({ bench, first }: EngineSandbox): Promise<Things> {
   // The shell that looks, and what it starts, are the same at both times; threads of the kernel, which come and go, have no command line.
-  const [processes = NaN, cgroups = NaN, mounts = NaN, files = NaN, disks = NaN, agentDescriptors = NaN] = (await bench.inGuest("grep -l . /proc/[0-9]*/cmdline | wc -l; find /sys/fs/cgroup -type d | wc -l; wc -l </proc/1/mountinfo; find /run -xdev | wc -l; ls /sys/block | wc -l; ls /proc/1/fd | wc -l")).split("\n").map(Number);
+  const [processes = NaN, cgroups = NaN, mounts = NaN, files = NaN, disks = NaN, agentDescriptors = NaN] = (await bench.inGuest("lines=$(echo /proc/[0-9]*/cmdline); grep -l . $lines 2>/dev/null | wc -l; find /sys/fs/cgroup -type d | wc -l; wc -l </proc/1/mountinfo; find /run -xdev | wc -l; ls /sys/block | wc -l; ls /proc/1/fd | wc -l")).split("\n").map(Number);
   return {
     "guest processes": processes, cgroups, mounts, "files of the agent": files, disks, "descriptors of the agent": agentDescriptors,
     "descriptors of the owner": readdirSync(`/proc/${bench.ownerPid}/fd`).length + readFileSync(`/proc/${bench.ownerPid}/task/${bench.ownerPid}/children`, "latin1").trim().split(" ").length,
