@@ -95,7 +95,7 @@ function changesOnly(report: ((what: string) => void) | undefined): (what: strin
 }
 
 function toContainerOptions(options: SandboxOptions, folders: StateFolders): ContainerOptions {
-  const { image, command, name, env = {}, user, cwd, hostname, memoryMiB, cpus, network, ports = [], volumes = [], labels = {}, readOnly, privileged, coldBoot } = options;
+  const { image, command, name, env = {}, user, cwd, hostname, memoryMiB, cpus, network, ports = [], volumes = [], labels = {}, readOnly, privileged, coldBoot, cloneCommand } = options;
   return {
     image,
     // An entrypoint of the image is for its own command; here the caller says what runs, or nothing does.
@@ -117,5 +117,6 @@ function toContainerOptions(options: SandboxOptions, folders: StateFolders): Con
     ...(readOnly !== undefined && { readOnlyRootfs: readOnly }),
     ...(privileged !== undefined && { privileged }),
     ...(coldBoot !== undefined && { coldBoot }),
+    ...(cloneCommand !== undefined && { settings: { cloneCommand } }),
   };
 }

@@ -72,6 +72,8 @@ export interface SandboxOptions extends PlaceOptions {
   readonly readOnly?: boolean;
   /** All rights in the sandbox's own guest; never on the host. */
   readonly privileged?: boolean;
+  /** Runs in every copy made of the sandbox ({@link Sandbox.fork}, {@link Sandbox.restore}), which is ready when it has succeeded. A line for `/bin/sh -c`. */
+  readonly cloneCommand?: string;
   /** The sandbox is ended that many milliseconds after its start, whoever uses it; default: no limit. */
   readonly timeoutMs?: number;
   /** The sandbox is ended when for that many milliseconds nothing has run in it and no file was worked on; default: no limit. */

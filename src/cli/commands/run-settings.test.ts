@@ -27,6 +27,7 @@ const meanings: readonly (readonly [flags: SettingsFlags, meaning: object])[] = 
   [{ groupAdd: ["10"], sysctl: ["kernel.msgmax=1"], annotation: ["a=b=c"] }, { groupAdd: [10], sysctls: { "kernel.msgmax": "1" }, annotations: { a: "b=c" } }],
   [{ logDriver: "json-file", logOpt: ["max-size=1m", "max-file=2"] }, { logging: { driver: "casemate", maxFileBytes: 1_048_576, maxFiles: 2 } }],
   [{ timeout: "1.5" }, { timeoutMs: 1500 }],
+  [{ cloneCmd: "date > /new" }, { cloneCommand: "date > /new" }],
 ];
 
 for (const [flags, meaning] of meanings) test(`toSettings() of ${JSON.stringify(flags)}`, () => assert.deepEqual(settings(flags), meaning));

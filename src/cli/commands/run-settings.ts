@@ -39,6 +39,7 @@ export interface SettingsFlags {
   readonly logDriver?: string;
   readonly logOpt?: readonly string[];
   readonly timeout?: string;
+  readonly cloneCmd?: string;
   readonly restart?: string;
 }
 
@@ -70,6 +71,7 @@ export function defineSettings(command: Command): Command {
     .addOption(new Option("--log-driver <driver>", "where its output is kept").choices(["casemate", "json-file", "local", "none"]))
     .option("--log-opt <name=value>", "max-size and max-file of the log", collect)
     .option("--restart <policy>", "what follows its end: no (default), on-failure[:times], always or unless-stopped")
+    .option("--clone-cmd <command>", "run this in the container's shell in every copy made by fork or --from-snapshot, before the copy is ready")
     .option("--timeout <seconds>", "end the container that long after its start");
 }
 
@@ -100,6 +102,7 @@ export function toSettings(flags: SettingsFlags, folders: StateFolders): { reado
     ...(flags.annotation !== undefined && { annotations: Object.fromEntries(flags.annotation.map((text) => splitPair(text, "--annotation"))) }),
     ...(logging && { logging }),
     ...(restart.name !== "no" && { restart }),
+    ...(flags.cloneCmd !== undefined && { cloneCommand: flags.cloneCmd }),
     ...(flags.timeout !== undefined && { timeoutMs: parseSeconds(flags.timeout, "--timeout") }),
   };
   return { settings, mounts };

@@ -13,7 +13,8 @@ import { execRecordName, type SavedContainer, type SavedExec } from "../store/sa
 import { claimSnapshot, readSnapshot, removeSnapshot, type Snapshot, type SnapshotContainer } from "../template/snapshot-store.ts";
 import { copySparse } from "../template/template-store.ts";
 import { buildSpec } from "./build-spec.ts";
-import { requireRunning, withOwner } from "./end-container.ts";
+import { runCloneCommand } from "./clone-command.ts";
+import { abandonSandbox, requireRunning, withOwner } from "./end-container.ts";
 import { defaultHostname, newContainerId, newContainerName, newSandboxId } from "./names.ts";
 
 /** What a sandbox that goes on from a snapshot is given. */
@@ -103,6 +104,8 @@ export async function cloneSandbox(folders: StateFolders, snapshot: Snapshot, op
     }
     for (const { from, record } of clones) store.writeStatus(record.containerId, { ...store.readStatus(record.containerId), status: from.status, startedAtUnixMs: Date.now(), bootId: readBootId() });
     await startOwner(configOf(folders, snapshot, sandboxId, clones, disks, options), options);
+    undo.add(`sandbox "${sandboxId}"`, () => abandonSandbox(folders, { sandboxId }));
+    for (const { from, record } of clones) if (from.status === "running") await runCloneCommand(folders, record, options);
     return clones.map(({ record }) => record);
   });
 }

@@ -1,14 +1,10 @@
-import { create } from "@bufbuild/protobuf";
-import { Writable } from "node:stream";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { kernelRandomBytes } from "../../shared/linux/random.ts";
-import { ExecSpecSchema } from "../../shared/protocol/gen/owner_pb.ts";
-import { AttachClient } from "../control/attach-client.ts";
 import type { OwnerClient } from "../control/owner-client.ts";
 import type { ContainerRecord } from "../store/container-store.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { buildVmProcess } from "./build-spec.ts";
 import { requireRunning, withOwner } from "./end-container.ts";
+import { runCollected } from "./run-collected.ts";
 
 /** One process of a container, as the guest sees it. */
 export interface ListedProcess {
@@ -23,8 +19,6 @@ export interface ListedProcess {
 
 /** The guest's ps has these, each without blanks but for the last. */
 const columns = "user,pid,ppid,tty,stat,args";
-/** More is no list of processes. */
-const maxListBytes = 4 * 1024 * 1024;
 
 /** The processes of a running container: the guest lists all of its own, the container's cgroup says which count. */
 export async function listProcesses(folders: StateFolders, record: ContainerRecord): Promise<ListedProcess[]> {
@@ -45,26 +39,7 @@ export function parseProcesses(text: string): ListedProcess[] {
 }
 
 async function runInGuest(client: OwnerClient, args: readonly string[]): Promise<string> {
-  const execId = kernelRandomBytes(8).toString("hex");
-  const process = buildVmProcess({ args, env: [], terminal: false, privileged: false, workingDir: "/" });
-  await client.owner.exec({ execId, terminal: false, spec: create(ExecSpecSchema, { processJson: Buffer.from(JSON.stringify(process)), holdOutput: true, autoRemove: true }) });
-  const output = new Collector(), errors = new Collector();
-  const attach = await AttachClient.open(client, { containerId: "", execId }, { stdin: undefined, stdout: output, stderr: errors });
-  const end = await attach.run();
-  if (end.type !== "exit" || end.exitStatus !== 0) throw new RuntimeError("internal", `run ${args.join(" ")} in the guest: ${errors.text.trim()}`);
-  return output.text;
-}
-
-/** Keeps what is written, up to a limit. */
-class Collector extends Writable {
-  readonly #chunks: Buffer[] = [];
-  #size = 0;
-
-  get text(): string { return Buffer.concat(this.#chunks).toString(); }
-
-  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error) => void): void {
-    this.#size += chunk.length;
-    if (this.#size <= maxListBytes) this.#chunks.push(chunk);
-    callback();
-  }
+  const { end, stdout, stderr } = await runCollected(client, "", buildVmProcess({ args, env: [], terminal: false, privileged: false, workingDir: "/" }));
+  if (end.type !== "exit" || end.exitStatus !== 0) throw new RuntimeError("internal", `run ${args.join(" ")} in the guest: ${stderr.trim()}`);
+  return stdout;
 }

@@ -43,6 +43,8 @@ export interface ContainerSettings {
   readonly sysctls?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly logging?: { readonly driver: "casemate" | "none"; readonly maxFileBytes?: number; readonly maxFiles?: number };
+  /** For `/bin/sh -c` in every copy that `fork` or a snapshot makes of the container; the copy is usable when it has succeeded. */
+  readonly cloneCommand?: string;
   /** Ends the container that long after its start. */
   readonly timeoutMs?: number;
   /** What follows its end. */
