@@ -62,6 +62,7 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   const storages = new Storages();
   const sandboxFiles = new SandboxFiles();
   sandboxFiles.write();
+  sandboxFiles.mountBootId();
   const crun = new Crun({ file: "crun", root: paths.crun, reaper });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
   const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));

@@ -8,7 +8,7 @@ export const paths = {
   crun: "/run/casemate/crun",
   /** config.json and process files of each container. */
   bundles: "/run/casemate/bundles",
-  /** hosts, hostname and resolv.conf that containers see in /etc. */
+  /** hosts, hostname and resolv.conf that containers see in /etc, and what else tells who the guest is. */
   sandboxFiles: "/run/casemate/sandbox",
   cgroup: "/sys/fs/cgroup",
 } as const;

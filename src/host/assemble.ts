@@ -173,7 +173,7 @@ async function restoreSaved({ memory, memoryBytes, plugged, openState }: SavedVm
   }
 }
 
-function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "shares">): VmmSpec["config"] {
+function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "shares" | "pristine">): VmmSpec["config"] {
   return {
     sandboxId: config.sandboxId,
     accelerator: config.accelerator,
@@ -182,6 +182,7 @@ function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "s
     memoryMode: config.shares ? "shared" : "private",
     memorySource: "anonymous",
     incoming: false,
+    generation: config.pristine === true ? "kept" : "new",
     maxVcpus: availableParallelism(),
     commandLine: kernelCommandLine(),
   };

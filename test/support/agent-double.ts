@@ -248,10 +248,10 @@ export class AgentDouble {
   #guestService() {
     return {
       hello: async () => { await this.#called("hello"); return { protocolVersion: 1, kernelRelease: "6.1.0-double", sandboxId: this.#sandboxId, lastEventSequence: this.#events.lastSequence, acknowledgedEventSequence: this.#events.acknowledgedSequence }; },
-      refresh: async ({ sandboxId }: { sandboxId: string }) => {
+      refresh: async ({ sandboxId, entropy }: { sandboxId: string; entropy: Uint8Array }) => {
         await this.#called("refresh");
-        this.#sandboxId = sandboxId;
-        return { unixNanos: 1n };
+        if (entropy.length > 0) this.#sandboxId = sandboxId;
+        return { unixNanos: BigInt(Date.now()) * 1_000_000n };
       },
       listProcesses: async () => {
         await this.#called("listProcesses");

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
@@ -75,7 +76,7 @@ export class LeftSandbox implements AsyncDisposable {
     const vmm = await startProcess("sleep", ["1000"], { stdio: "ignore" });
     this.#doubles = { qmp, console, agent, vmm };
     const first = await connectAgent(this.paths, { timeoutMs: startTimeoutMs });
-    await first.guest.refresh({ sandboxId });
+    await first.guest.refresh({ sandboxId, entropy: randomBytes(64) });
     if (withContainer) {
       await first.guest.createContainer({ containerId, stdio: { streamId: 1 } });
       await first.agent.startContainer({ containerId });

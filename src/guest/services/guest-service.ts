@@ -27,7 +27,6 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
   return {
     hello: () => ({
       protocolVersion: guestProtocolVersion, agentVersion, kernelRelease: release(),
-      // Not the boot id: it is drawn when it is read first, and every copy of this guest would show that one.
       sandboxId: sandboxFiles.sandboxId,
       lastEventSequence: events.lastSequence, acknowledgedEventSequence: events.acknowledgedSequence,
     }),
@@ -76,7 +75,12 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
 function refresh({ containers, sandboxFiles }: Guest, { sandboxId, hostname, machineId, entropy, unixNanos, containerIds }: RefreshRequest): { unixNanos: bigint } {
   if (hostname !== "" && !hostnamePattern.test(hostname)) throw new RuntimeError("invalid_argument", `host name "${hostname.slice(0, 80)}": must be up to 64 letters, digits, "-" and "."`);
   if (machineId !== "" && !machineIdPattern.test(machineId)) throw new RuntimeError("invalid_argument", "machine id: must be 32 hexadecimal digits");
+  if (entropy.length === 0) {
+    stepClock(unixNanos);
+    return { unixNanos: readClock() };
+  }
   addEntropy(entropy);
+  sandboxFiles.newBootId();
   if (unixNanos !== 0n) stepClock(unixNanos);
   sandboxFiles.setSandboxId(sandboxId);
   sandboxFiles.setHostname(hostname);

@@ -1,5 +1,10 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { closeSync, constants, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
+import { mountFlag, mountNow } from "../linux/mount.ts";
 import { paths } from "../paths.ts";
+
+/** Drawn by the kernel when it is read first, and then the same in every copy of a guest; ours changes with each identity. */
+const kernelBootId = "/proc/sys/kernel/random/boot_id";
 
 const loopbackHosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
@@ -10,6 +15,7 @@ export class SandboxFiles {
   #dns: readonly string[] = [];
   #sandboxId = "";
   #generation = 0;
+  #bootId = newUuid();
 
   /** Empty in a template. */
   get sandboxId(): string { return this.#sandboxId; }
@@ -42,10 +48,24 @@ export class SandboxFiles {
     this.#file("machine-id", `${machineId}\n`);
   }
 
-  /** Counts how often this guest was given a new identity: programs that keep random numbers or ids of their own can watch the file. */
+  /** Draws another boot id; after the kernel has got new randomness. */
+  newBootId(): void {
+    this.#bootId = newUuid();
+    this.#overwrite("boot-id", `${this.#bootId}\n`);
+  }
+
+  /** Shows our boot id in the guest itself. Containers have that mount bound into their own /proc: read-only from the start, because crun copies it once more before it would make it so. */
+  mountBootId(): void {
+    const { BIND, REMOUNT, RDONLY, NOSUID, NODEV, NOEXEC } = mountFlag;
+    const mount = { source: `${paths.sandboxFiles}/boot-id`, target: kernelBootId, fsType: "", data: "" };
+    mountNow({ ...mount, flags: BIND });
+    mountNow({ ...mount, flags: BIND | REMOUNT | RDONLY | NOSUID | NODEV | NOEXEC });
+  }
+
+  /** Counts how often this guest was given a new identity: programs that keep random numbers or ids of their own can watch the file, or map it. */
   nextGeneration(): void {
     this.#generation++;
-    this.#file("generation", `${this.#generation}\n`);
+    this.#overwrite("generation", `${this.#generation}\n`);
   }
 
   /** Written in place: a container has them bind-mounted. */
@@ -54,12 +74,31 @@ export class SandboxFiles {
     this.#file("hostname", `${this.#hostname}\n`);
     this.#file("hosts", hostsFile(this.#hostname, this.#addresses));
     this.#file("resolv.conf", resolvConf(this.#dns));
-    this.#file("generation", `${this.#generation}\n`);
+    this.#overwrite("generation", `${this.#generation}\n`);
+    this.#overwrite("boot-id", `${this.#bootId}\n`);
+  }
+
+  /** For content that never gets shorter: a file that is empty for a moment would kill who has mapped it. */
+  #overwrite(name: string, content: string): void {
+    const fd = openSync(`${paths.sandboxFiles}/${name}`, constants.O_WRONLY | constants.O_CREAT, 0o644);
+    try {
+      writeSync(fd, content);
+    } finally {
+      closeSync(fd);
+    }
   }
 
   #file(name: string, content: string): void {
     writeFileSync(`${paths.sandboxFiles}/${name}`, content, { mode: 0o644 });
   }
+}
+
+/** A random UUID (RFC 9562, version 4), as the kernel's boot id is one. */
+function newUuid(): string {
+  const bytes = kernelRandomBytes(16);
+  bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x40, 6);
+  bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
+  return bytes.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
 /** hosts(5) as docker writes it. */

@@ -33,6 +33,8 @@ const shmPath = "/dev/shm";
 const etcFiles = ["hosts", "hostname", "resolv.conf"] as const;
 /** Where a container sees the number that tells of a clone (docs/templates.md): in /dev, which is not part of its root file system. */
 const generationFile = "/dev/casemate/generation";
+/** The kernel's would be the same in every copy of a container that has read it; the agent mounts a file of its own over the guest's. */
+const bootIdFile = "/proc/sys/kernel/random/boot_id";
 
 /** Splits off the mounts that need the host: bind mounts, except of what the guest has by itself. */
 export function hostMounts(spec: RunnableSpec): HostMount[] {
@@ -57,7 +59,6 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
     return source === undefined ? mount : { ...mount, type: "bind", source };
   });
   const missing = guest.etcFiles ? etcFiles.filter((name) => !mounts.some(({ destination }) => destination === `/etc/${name}` || destination === "/etc")) : [];
-  const sandboxFile = (name: string, destination: string, access: string): OciMount => ({ destination, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", access] });
   const namespaces = (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "network" && type !== "time")
     .map(({ type }) => (type === "pid" && guest.pidNamespace !== undefined ? { type, path: guest.pidNamespace } : { type }));
   return {
@@ -65,7 +66,7 @@ export function toGuestSpec(spec: RunnableSpec, guest: {
     process: withInit(spec.process, guest.init),
     root: { ...spec.root, path: guest.rootPath },
     // Before the user's own mounts, so that a volume on /etc/hosts wins.
-    mounts: [...missing.map((name) => sandboxFile(name, `/etc/${name}`, "rw")), ...mounts, ...initMounts(guest.init), ...(guest.etcFiles ? [sandboxFile("generation", generationFile, "ro")] : [])],
+    mounts: [...missing.map((name) => sandboxFile(name, `/etc/${name}`, "rw")), ...mounts, ...initMounts(guest.init), ...(guest.etcFiles ? [sandboxFile("generation", generationFile, "ro"), ...bootIdMounts(mounts)] : [])],
     linux: { ...spec.linux, namespaces },
   };
 }
@@ -80,6 +81,16 @@ const guestHook = "startContainer";
 export function refuseHostHooks({ hooks = {} }: RunnableSpec): void {
   const [first] = Object.entries(hooks).filter(([name, list]) => name !== guestHook && list.length > 0);
   if (first !== undefined) throw new RuntimeError("unimplemented", `hooks of kind "${first[0]}" run on the host, which this version does not do`, { reason: "host_hooks", hint: `take them out of config.json, or make them ${guestHook} hooks, which run in the container` });
+}
+
+/** A file that the agent writes for the sandbox. */
+function sandboxFile(name: string, destination: string, access: "ro" | "rw"): OciMount {
+  return { destination, type: "bind", source: `${guestPaths.sandboxFiles}/${name}`, options: ["bind", "rprivate", access] };
+}
+
+/** Only where the container has a /proc of its own kind. */
+function bootIdMounts(mounts: readonly OciMount[]): OciMount[] {
+  return mounts.some(({ destination, type }) => destination === "/proc" && type === "proc") ? [{ destination: bootIdFile, type: "bind", source: bootIdFile, options: ["bind", "rprivate", "ro"] }] : [];
 }
 
 function withInit(process: RunnableSpec["process"], init: InitKind): RunnableSpec["process"] {

@@ -31,7 +31,7 @@ export interface SandboxConfig {
   readonly prepared?: PreparedClone | undefined;
   /** This sandbox goes on from a snapshot. */
   readonly clone?: SandboxClone | undefined;
-  /** This sandbox becomes a template itself: it is given no identity, network or size of its own. */
+  /** This sandbox becomes a template itself: it is given no identity, network or size of its own, and no new random numbers. */
   readonly pristine?: boolean | undefined;
   /** Longest start. Default {@link defaultStartTimeoutMs}. */
   readonly startTimeoutMs?: number;

@@ -4,12 +4,16 @@ import { describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
 import type { Step } from "../../shared/base/steps.ts";
 import { withUndo } from "../../shared/base/undo.ts";
+import type { AgentClient } from "../agent-client/agent-client.ts";
 import { guestProtocolVersion, type SandboxBuild } from "./create-sandbox.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 import { orSilence } from "./vm-death.ts";
 
 /** No guest boots in less: a caller with less time left gets the error at once. */
 const leastBootMs = 500;
+
+/** How far the guest's clock may be behind, the way of its answer included, and how often it is set for that; a guest under load stays further behind. */
+const clockToleranceNanos = 20_000_000n, maxClockTries = 5;
 
 /** Connects to the agent, and gives the guest what it must not share with others that began as the same bytes: before anything of the user's runs. */
 const meetGuestSteps: readonly Step<SandboxBuild>[] = [
@@ -67,11 +71,25 @@ async function connect(build: SandboxBuild, wait: WaitOptions): Promise<void> {
 /** Both calls at once: a call costs an emulated guest 50 ms, and the answer to the first does not change the second. */
 async function greet(build: SandboxBuild, wait: WaitOptions): Promise<void> {
   const { connection: { guest }, config, vm } = build;
-  const [hello] = await orSilence(vm, Promise.all([
+  const [hello, refreshed] = await orSilence(vm, Promise.all([
     guest.hello({ protocolVersion: guestProtocolVersion }, wait),
     config.pristine === true ? undefined : guest.refresh({ ...newIdentity(config), containerIds: vm.startedBy === "template" ? renamedContainers(config) : {} }, wait),
   ]));
   build.hello = hello;
+  if (refreshed !== undefined) await orSilence(vm, setClock(guest, refreshed.unixNanos, wait));
+}
+
+/**
+ * The first call takes an emulated guest tenths of a second, during which the time it brought has gone on;
+ * the same call takes less the second time.
+ */
+async function setClock(guest: AgentClient["guest"], guestNanos: bigint, wait: WaitOptions): Promise<void> {
+  let told = guestNanos;
+  for (let tries = 0; tries < maxClockTries && nowNanos() - told > clockToleranceNanos; tries++) told = (await guest.refresh({ unixNanos: nowNanos() }, wait)).unixNanos;
+}
+
+function nowNanos(): bigint {
+  return BigInt(Date.now()) * 1_000_000n;
 }
 
 /** Containers that wait in the template get the names of this sandbox's. */
@@ -81,5 +99,5 @@ function renamedContainers({ prepared, clone }: SandboxConfig): Record<string, s
 
 /** What a guest must not share with another: its name, its randomness, its time. */
 function newIdentity({ sandboxId, hostname }: SandboxConfig): { sandboxId: string; hostname: string; machineId: string; entropy: Uint8Array; unixNanos: bigint } {
-  return { sandboxId, hostname, machineId: randomBytes(16).toString("hex"), entropy: randomBytes(64), unixNanos: BigInt(Date.now()) * 1_000_000n };
+  return { sandboxId, hostname, machineId: randomBytes(16).toString("hex"), entropy: randomBytes(64), unixNanos: nowNanos() };
 }

@@ -6,7 +6,7 @@ import { pluggableMemoryBytes } from "./qemu-machine.ts";
 const mebibyte = 1024 * 1024;
 const base: QemuConfig = {
   sandboxId: "a1", accelerator: "tcg", bootMemoryBytes: 256 * mebibyte, pluggableMemoryBytes: 1024 * mebibyte,
-  memoryMode: "private", memorySource: "anonymous", incoming: false, vcpus: [], disks: [], nics: [], maxVcpus: 4, commandLine: "console=ttyS0 quiet",
+  memoryMode: "private", memorySource: "anonymous", incoming: false, generation: "new", vcpus: [], disks: [], nics: [], maxVcpus: 4, commandLine: "console=ttyS0 quiet",
 };
 
 /** Values of an option, in order. */
@@ -71,6 +71,11 @@ test("2.2 vCPU pinning, 2.2 NUMA: qemuArguments() has one memory node, and leave
   const args = qemuArguments({ ...base, maxVcpus: 8 });
   for (const option of ["-numa", "-thread-context", "-overcommit"]) assert.ok(!args.includes(option), option);
   assert.deepEqual(valuesOf(args, "-object").filter((value) => /host-nodes|cpu-affinity/.test(value)), []);
+});
+
+test("qemuArguments() gives every VM a generation of its own but those that become templates", () => {
+  const generations = (["new", "kept"] as const).map((generation) => valuesOf(qemuArguments({ ...base, generation }), "-device").find((device) => device.startsWith("vmgenid")));
+  assert.deepEqual(generations, ["vmgenid,guid=auto", "vmgenid,guid=00000000-0000-0000-0000-000000000000"]);
 });
 
 test("qemuArguments() names no path of the host: QEMU gets descriptors, each number once", () => {

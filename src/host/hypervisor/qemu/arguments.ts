@@ -13,6 +13,8 @@ export interface QemuConfig {
   readonly memorySource: "anonymous" | "descriptor";
   /** Do not boot: wait for a saved state (QEMU's `-incoming defer`). Kernel and initramfs are not needed then. */
   readonly incoming: boolean;
+  /** The guest's kernel draws new random numbers when it goes on with another one (vmgenid): `new` each time, or `kept`, by a VM that is to be saved again. */
+  readonly generation: "new" | "kept";
   readonly maxVcpus: number;
   /** What a saved VM had plugged is there from the start of the restored one. */
   readonly vcpus: readonly PluggedVcpu[];
@@ -60,6 +62,9 @@ const architectures: Readonly<Record<string, { readonly program: string; readonl
 };
 const architecture = architectures[process.arch] ?? { program: "qemu-system-x86_64", machine: "q35", cpu: { tcg: "max", kvm: "host" } };
 
+/** Of VMs that become templates; nobody else has it. */
+const keptGeneration = "00000000-0000-0000-0000-000000000000";
+
 /** QEMU's program for this host's CPU. */
 export const qemuProgram = architecture.program;
 
@@ -79,7 +84,7 @@ export function qemuArguments(config: QemuConfig): string[] {
     ...acceleratorArguments(config.accelerator),
     ...machineArguments(config),
     ...(config.incoming ? incomingArguments : bootArguments(config)),
-    ...deviceArguments(),
+    ...deviceArguments(config),
     ...config.vcpus.flatMap((vcpu) => ["-device", JSON.stringify(vcpu)]),
     ...config.disks.flatMap(diskArguments),
     ...config.nics.flatMap(nicArguments),
@@ -110,7 +115,7 @@ function bootArguments(config: QemuConfig): string[] {
   return ["-kernel", `/proc/self/fd/${qemuFds.kernel}`, "-initrd", `/proc/self/fd/${qemuFds.initramfs}`, "-append", config.commandLine];
 }
 
-function deviceArguments(): string[] {
+function deviceArguments({ generation }: QemuConfig): string[] {
   const socket = (id: string, fd: number): string[] => ["-chardev", `socket,id=${id},fd=${fd},server=on,wait=off`];
   return [
     ...socket("qmp", qemuFds.qmp), "-mon", "chardev=qmp,mode=control",
@@ -123,7 +128,7 @@ function deviceArguments(): string[] {
     ...socket("data", qemuFds.data), "-device", `virtserialport,id=${agentPortIds[1]},bus=serial0.0,nr=2,chardev=data,name=${dataPortName}`,
     "-device", `virtio-scsi-pci,id=${scsiControllerId}`,
     "-device", "virtio-rng-pci",
-    "-device", "vmgenid,guid=auto",
+    "-device", `vmgenid,guid=${generation === "new" ? "auto" : keptGeneration}`,
     "-device", "pvpanic-pci",
     ...Array.from({ length: rootPortCount }, (_, index) => ["-device", `pcie-root-port,id=port${index},chassis=${index + 1},slot=${index + 1}`]).flat(),
   ];

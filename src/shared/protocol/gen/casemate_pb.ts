@@ -62,7 +62,7 @@ export type HelloResponse = Message<"casemate.v1.HelloResponse"> & {
   kernelRelease: string;
 
   /**
-   * Always empty: /proc/sys/kernel/random/boot_id is drawn when it is read first, and copies of the guest would share it.
+   * Always empty: a boot id comes with each Refresh.
    *
    * @generated from field: string boot_id = 4;
    */
@@ -600,6 +600,7 @@ export type RefreshRequest = Message<"casemate.v1.RefreshRequest"> & {
 
   /**
    * At least 32 bytes from the host's kernel; credited and mixed before the answer (RNDADDENTROPY, RNDRESEEDCRNG).
+   * None: only the clock is set.
    *
    * @generated from field: bytes entropy = 4;
    */
