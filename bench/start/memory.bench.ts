@@ -9,7 +9,7 @@ import { privateMegabytes } from "../support/private-memory.ts";
 import { BareTemplate, BenchCommand } from "./support.ts";
 
 const sandboxCount = 40, atOnce = 8;
-/** Forty sandboxes take some 3 GiB; the machine must not swap. */
+/** Forty sandboxes take some 5 GiB under emulation; the machine must not swap. */
 const neededBytes = 8 * 1024 ** 3;
 const settleMs = 5_000;
 
