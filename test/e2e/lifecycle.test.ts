@@ -83,7 +83,7 @@ describe("a container's life", { skip }, () => {
     const { Id: id, Created: created, Image: imageId, LogPath: logPath, State: state, HostConfig: hostConfig, Config: config, NetworkSettings: network, Sandbox: sandbox, ...rest } = found;
     assert.match(created, /^20\d\d-.*Z$/);
     assert.deepEqual({ ...state, Pid: 0, StartedAt: "" }, { Status: "running", Running: true, Paused: false, Restarting: false, OOMKilled: false, Dead: false, Pid: 0, ExitCode: 0, Error: "", StartedAt: "", FinishedAt: "0001-01-01T00:00:00Z" });
-    assert.deepEqual(hostConfig, { Binds: [], NetworkMode: "user", PortBindings: {}, AutoRemove: false, Privileged: false, ReadonlyRootfs: false, Memory: 0, NanoCpus: 0, Runtime: "casemate" });
+    assert.deepEqual(hostConfig, { Binds: [], NetworkMode: "user", PortBindings: {}, AutoRemove: false, Privileged: false, ReadonlyRootfs: false, Memory: 0, NanoCpus: 0, RestartPolicy: { Name: "no", MaximumRetryCount: 0 }, Runtime: "casemate" });
     const { Env: env, Cmd: command, Labels: labels, ...configRest } = config;
     assert.ok(Array.isArray(env) && env.some((entry) => String(entry).startsWith("PATH=")));
     assert.deepEqual((command as string[]).slice(0, 2), ["sh", "-c"]);
