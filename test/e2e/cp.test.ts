@@ -41,6 +41,10 @@ describe("cp", { skip }, () => {
     await shell("ln -s /content /to-content");
     await casemate.ok(["cp", "box:/to-content/.", at("by-link")]);
     assert.deepEqual(readdirSync(at("by-link")).sort(), ["link", "sub"]);
+    await casemate.ok(["cp", "-L", "box:/to-content", at("followed")]);
+    symlinkSync(at("followed"), at("to-followed"));
+    await casemate.ok(["cp", "-L", at("to-followed"), "box:/followed"]);
+    assert.equal(await shell("test ! -L /followed && cat /followed/sub/note && readlink /followed/link"), "note\n/etc/shadow");
   });
 
   test("owners go with -a, and in archives", async () => {

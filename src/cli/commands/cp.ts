@@ -10,6 +10,7 @@ import { withContainerFiles } from "../container-files.ts";
 
 interface Flags {
   readonly archive?: boolean;
+  readonly followLink?: boolean;
   readonly quiet?: boolean;
 }
 
@@ -20,24 +21,25 @@ export function define(command: Command): void {
     .argument("<source>", "a path, or CONTAINER:PATH; \"-\" reads a tar archive")
     .argument("<target>", "CONTAINER:PATH, or a path; \"-\" writes a tar archive")
     .option("-a, --archive", "keep owners")
+    .option("-L, --follow-link", "copy what a source that is a link leads to")
     .option("-q, --quiet", "print no notes about the VM")
-    .addHelpText("after", "\nLinks are copied as links. A container that does not run is started without its process for the copy.\n\nExamples:\n  casemate cp site/ web:/www\n  casemate cp web:/var/log/. logs\n  casemate cp web:/etc - | tar -t")
+    .addHelpText("after", "\nLinks are copied as links, all in a folder also with -L. A container that does not run is started without its process for the copy.\n\nExamples:\n  casemate cp site/ web:/www\n  casemate cp web:/var/log/. logs\n  casemate cp web:/etc - | tar -t")
     .action(async (source: string, target: string, flags: Flags) => {
-      const folders = foldersOf(command);
+      const folders = foldersOf(command), followLink = flags.followLink ?? false;
       const from = parsePlace(source), to = parsePlace(target);
       if ((from.container === undefined) === (to.container === undefined)) throw new RuntimeError("invalid_argument", "copy: one of the two must be CONTAINER:PATH", { reason: "bad_copy", hint: "for example casemate cp web:/etc/hosts ." });
       const record: ContainerRecord = new ContainerStore(folders).find(from.container ?? to.container ?? "");
-      if (from.container === undefined && from.path !== "-") requireSource(from.path);
+      if (from.container === undefined && from.path !== "-") requireSource(from.path, followLink);
       const launch = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false };
       await withContainerFiles(record, launch, async (files) => {
-        const options = { keepOwner: flags.archive ?? false };
+        const options = { keepOwner: flags.archive ?? false, followLink };
         if (from.container === undefined && from.path === "-") {
           const { unpackTar } = await import("../../host/containers/copy-archive.ts");
           if (!await folderThere(files, to.path)) throw noSuchFolder(to.path);
           await unpackTar(files, process.stdin, to.path, options);
         } else if (to.container === undefined && to.path === "-") {
           const { packTar } = await import("../../host/containers/copy-archive.ts");
-          await packTar(files, from.path, process.stdout);
+          await packTar(files, from.path, process.stdout, { followLink });
         } else if (from.container === undefined) {
           await uploadTree(files, from.path, await targetInContainer(files, from.path, to.path), options);
         } else {
@@ -61,9 +63,9 @@ function parsePlace(text: string): Place {
 }
 
 /** Before a container is started for the copy. */
-function requireSource(path: string): void {
+function requireSource(path: string, followLink: boolean): void {
   try {
-    lstatSync(path);
+    (followLink ? statSync : lstatSync)(path);
   } catch (error) {
     if (isErrnoException(error, "ENOENT")) throw new RuntimeError("not_found", `copy "${path}": no such file or folder`, { reason: "no_such_file", hint: "containers are written as CONTAINER:PATH" });
     throw RuntimeError.wrap(error, `copy "${path}"`);

@@ -27,12 +27,12 @@ export async function unpackTar(files: ContainerFileClient, input: NodeJS.Readab
 }
 
 /** Writes a file or folder of a container as a tar archive, with its own name in it, as docker does; owners too, for root. */
-export async function packTar(files: ContainerFileClient, source: string, output: NodeJS.WritableStream): Promise<void> {
+export async function packTar(files: ContainerFileClient, source: string, output: NodeJS.WritableStream, options: Pick<CopyOptions, "followLink">): Promise<void> {
   await inTemporaryFolder(async (folder) => {
     const archive = join(folder, "archive.tar"), tree = join(folder, "tree");
     mkdirSync(tree);
     const name = source.endsWith("/.") || source === "/" ? "." : basename(source);
-    await downloadTree(files, source, join(tree, name), { keepOwner: isRoot() });
+    await downloadTree(files, source, join(tree, name), { ...options, keepOwner: isRoot() });
     await runProcess("tar", ["--create", "--file", archive, "--directory", tree, ...(isRoot() ? [] : ["--owner=0", "--group=0"]), "--numeric-owner", "--", name], { timeoutMs: tarTimeoutMs });
     await pipeline(createReadStream(archive), output, { end: false });
   });

@@ -1,5 +1,5 @@
 import { constants, createReadStream, type Stats } from "node:fs";
-import { chmod, chown, lchown, lstat, mkdir, open, readdir, readlink, rm, symlink, utimes } from "node:fs/promises";
+import { chmod, chown, lchown, lstat, mkdir, open, readdir, readlink, rm, stat, symlink, utimes } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import type { FileFacts } from "../../shared/protocol/gen/file_pb.ts";
@@ -12,11 +12,13 @@ const nanosPerMilli = 1_000_000n;
 export interface CopyOptions {
   /** Owners go with the files (docker cp -a); else what is made belongs to the container's user, or on the host to the caller. Default: false. */
   readonly keepOwner?: boolean;
+  /** A source that is a link is copied as what it leads to (docker cp -L); links in a folder stay links. Default: false. */
+  readonly followLink?: boolean;
 }
 
 /** Copies a file, link or folder of the host, with all in it, to exactly that path of a container. Links are copied as links. */
-export async function uploadTree(client: ContainerFileClient, source: string, target: string, options: CopyOptions = {}): Promise<void> {
-  const stats = await lstat(source);
+export async function uploadTree(client: ContainerFileClient, source: string, target: string, { followLink = false, ...options }: CopyOptions = {}): Promise<void> {
+  const stats = await (followLink ? stat(source) : lstat(source));
   const attributes = uploadAttributes(stats, options);
   if (stats.isSymbolicLink()) {
     await client.remove(target, { recursive: false, force: true });
@@ -42,7 +44,7 @@ export async function uploadTree(client: ContainerFileClient, source: string, ta
 export async function downloadTree(client: ContainerFileClient, source: string, target: string, options: CopyOptions = {}): Promise<void> {
   const contentOnly = source.endsWith("/.");
   const path = contentOnly ? source.slice(0, -1) : source;
-  await download(client, path, target, await client.stat(path, contentOnly), options);
+  await download(client, path, target, await client.stat(path, contentOnly || options.followLink === true), options);
 }
 
 async function download(client: ContainerFileClient, source: string, target: string, facts: FileFacts, options: CopyOptions): Promise<void> {
