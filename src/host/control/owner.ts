@@ -18,6 +18,7 @@ import { nextRestart, noRestart, type RestartState } from "../store/restart-poli
 import type { Snapshot } from "../template/snapshot-store.ts";
 import { captureSandbox, type CaptureOptions } from "./capture-sandbox.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
+import { Garbage } from "./garbage.ts";
 import { endLeftProbes, isProbe, monitorHealth, probeProcess, runProbe } from "./health-monitor.ts";
 import { Keeping } from "./keeping.ts";
 import { StepTimes } from "./step-times.ts";
@@ -58,6 +59,7 @@ export class Owner {
   #eventFile: EventFile | undefined;
   readonly #attributes = new Map<string, Readonly<Record<string, string>>>();
   readonly #execUses = new Map<string, () => void>();
+  readonly #garbage = new Garbage();
   readonly #starting: Promise<Sandbox>;
   readonly #store: ContainerStore;
   readonly #finished = Promise.withResolvers<void>();
@@ -114,6 +116,7 @@ export class Owner {
     if (event.action === "die") this.#containerEnded(event.containerId);
     this.#countExecs(event);
     this.#considerIdle();
+    this.#garbage.collectLater();
   };
 
   /** For those who watch from outside; that nobody can is no reason to stop. */
