@@ -13,7 +13,7 @@ export interface ListingOptions {
   readonly folders: readonly string[];
   /**
    * True on a machine that does other work meanwhile: only processes below this one are listed (it
-   * adopts orphans, so none of ours gets away), and only sockets and temporary files with our names.
+   * adopts orphans, so none of ours gets away), and only cgroups, sockets and temporary files with our names.
    */
   readonly shared: boolean;
 }
@@ -33,7 +33,7 @@ export function listHost(options: ListingOptions): HostListing {
     ["loop device", new Set(loopDevices())],
     ["network link", new Set(networkLinks())],
     ["network namespace", new Set(readNames("/run/netns"))],
-    ["cgroup", new Set(cgroups())],
+    ["cgroup", ours(cgroups())],
     ["unix socket", ours(unixSockets())],
     ["temporary file", ours(["/tmp", "/dev/shm", "/var/tmp", "/run"].flatMap((folder) => readNames(folder).map((name) => join(folder, name)).filter((path) => path !== crunFolder)))],
     ["state", new Set([...options.folders, "/var/lib/casemate", "/run/casemate"].flatMap((folder) => filesBelow(folder)))],
