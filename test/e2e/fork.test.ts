@@ -5,7 +5,7 @@
 // - forks of forks, of restored and of adopted sandboxes; several at once; a chain
 // - what cannot be saved is refused, and names who keeps it from being saved; so is a snapshot of another CPU
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { describe, test } from "node:test";
 import { connectOwner } from "../../src/host/control/owner-client.ts";
@@ -17,8 +17,8 @@ import { requires } from "../support/requires.ts";
 
 const skip = requires("root");
 const within = { timeoutMs: 120_000 };
-/** Forks of forks, one after the other: each is a VM for a moment, and all of this file may take a minute or two. */
-const chainLength = 5;
+/** Forks of forks, one after the other: each is a VM for some 3 s. */
+const chainLength = 20;
 const count = "i=0; while sleep 0.5; do i=$((i+1)); echo $i; done";
 
 interface Inspected {
@@ -103,7 +103,7 @@ describe("copies of a living sandbox", { skip }, () => {
     assert.match(foreign.stderr, /start from snapshot "s": it was made with another QEMU, CPU or kernel of this host\nhint: make the snapshot anew/);
     const kept = await casemate.run(["rmi", "busybox"]);
     assert.equal(kept.code, 1);
-    assert.match(kept.stderr, /image "busybox" is used by container .*, snapshot s(?:, template [0-9a-f]+)?\n/);
+    assert.match(kept.stderr, /image "busybox" is used by container .*, snapshot s(?:, template [0-9a-f]+)*\n/);
     const taken = await casemate.run(["snapshot", "create", "s", "c"]);
     assert.equal(taken.code, 125);
     assert.match(taken.stderr, /snapshot "s" exists already\nhint: /);
@@ -217,8 +217,9 @@ describe("copies of a living sandbox", { skip }, () => {
         assert.match(stderr, new RegExp(`shows folders of the host, to container "${id.slice(0, 12)}" \\(1 mounts?\\), and they cannot be saved`));
       }
       assert.doesNotMatch(await casemate.ok(["snapshot", "ls"]), /never/);
-      const { length } = readFileSync(`${folder}/dates`);
-      await eventually("the next date", () => (readFileSync(`${folder}/dates`).length > length ? true : undefined), within);
+      const written = (): number => (existsSync(`${folder}/dates`) ? readFileSync(`${folder}/dates`).length : 0);
+      const length = written();
+      await eventually("the next date", () => (written() > length ? true : undefined), within);
       await casemate.ok(["rm", "-f", "v"]);
     } finally {
       rmSync(folder, { recursive: true, force: true });

@@ -1,5 +1,5 @@
 // What runs tests in the lab guest, with scripts in QEMU's place that do what guests do.
-// - a guest that ends or hangs without a result is booted again once, and it is counted
+// - a guest that ends, hangs or whose Node crashes is booted again, three times in all, and it is counted
 // - results come through as the guest reports them; files without one are named
 // - no guest is left, whatever happens
 import assert from "node:assert/strict";
@@ -60,7 +60,7 @@ test("results, problems and the guest's count of VMs come through", { skip }, as
   assert.deepEqual([results, problems, failures, missing, boots, vmCount, vmSeconds], [[...files], ["no template"], [], [], 1, 3, 40]);
 });
 
-test("a guest that ends early is booted again, once, for what it left", { skip }, async () => {
+test("a guest that ends early is booted again for what it left", { skip }, async () => {
   const { results, failures, missing, boots, orders } = await runWith([`${says(result(files[0]))}\necho panic >"${labFiles(share).console}"`, says(result(files[1]), end)]);
   assert.deepEqual([results, missing, boots], [[...files], [], 2]);
   assert.equal(failures.length, 1);
@@ -68,9 +68,17 @@ test("a guest that ends early is booted again, once, for what it left", { skip }
   assert.deepEqual(orders.map((order) => (JSON.parse(order) as { files: string[] }).files), [[...files], [files[1]]]);
 });
 
-test("a second guest without a result is the last one, and the files are named", { skip }, async () => {
-  const { failures, missing, boots, orders } = await runWith(["exit 1", "exit 1", says(result(files[0]), result(files[1]), end)]);
-  assert.deepEqual([failures.length, missing, boots, orders.length], [2, [...files], 2, 2]);
+test("a third guest without a result is the last one, and the files are named", { skip }, async () => {
+  const { failures, missing, boots, orders } = await runWith(["exit 1", "exit 1", "exit 1", says(result(files[0]), result(files[1]), end)]);
+  assert.deepEqual([failures.length, missing, boots, orders.length], [3, [...files], 3, 3]);
+});
+
+test("a file whose Node crashed is run by the next guest, and is a result in the last one", { skip }, async () => {
+  const crashed: LabLine = { type: "result", file: files[0], result: { title: "crashed", outcomes: [], problems: ["the test process ended before its tests: ended by SIGTRAP"], seconds: 1, outputFile: join(share, "output.log") } };
+  const again = await runWith([says(crashed, result(files[1]), end), says(result(files[0]), end)]);
+  assert.deepEqual([again.results, again.failures.length, again.missing, again.boots], [[files[1], files[0]], 1, [], 2]);
+  const ever = await runWith([says(crashed, result(files[1]), end), says(crashed, end), says(crashed, end)]);
+  assert.deepEqual([ever.results, ever.failures.length, ever.missing, ever.boots], [[files[1], "crashed"], 2, [], 3]);
 });
 
 test("a guest that hangs is ended when the time is over", { skip }, async () => {
