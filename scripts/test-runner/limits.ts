@@ -2,7 +2,7 @@
 export const limits = {
   /** One integration or end-to-end file. Under TCG a VM takes 10 s to boot; a file has one VM, rarely more. */
   fileMs: 10 * 60_000,
-  /** Everything in the lab guest, its boot included, twice if the first one hangs. It takes some 4 minutes. */
+  /** Everything in the lab guest, its boot included, again if a guest hangs. It takes some 3 minutes. */
   labMs: 12 * 60_000,
   /** All unit tests together; they take milliseconds each. */
   unitMs: 3 * 60_000,
