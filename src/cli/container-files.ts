@@ -1,6 +1,6 @@
 import { ContainerFileClient } from "../host/containers/container-file-client.ts";
 import { untilSandboxGone, withOwner } from "../host/containers/end-container.ts";
-import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, hasProcesses } from "../host/store/container-store.ts";
 import { readPresentStatus } from "../host/store/present-status.ts";
 import { RuntimeError } from "../shared/base/errors.ts";
 import { bootContainer, type LaunchOptions } from "./launch.ts";
@@ -13,7 +13,7 @@ export async function withContainerFiles<T>(record: ContainerRecord, launch: Lau
   const { folders } = launch;
   const store = new ContainerStore(folders);
   const before = readPresentStatus(store, record);
-  if (before.status === "running" || before.status === "paused") return withOwner(folders, record, async ({ owner }) => work(new ContainerFileClient(async () => owner, record.containerId)));
+  if (hasProcesses(before.status)) return withOwner(folders, record, async ({ owner }) => work(new ContainerFileClient(async () => owner, record.containerId)));
   if (before.status === "restarting") throw new RuntimeError("failed_precondition", `files of container "${record.name}": it is restarting`, { reason: "container_not_running", hint: "wait until it runs, or stop it" });
   // Its end here is the end of the copy, at which nothing is to be removed.
   const kept: ContainerRecord = { ...record, autoRemove: false, network: "none", ports: [] };

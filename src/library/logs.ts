@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { LogFollower, readContainerLog, type LogRecord } from "../host/store/container-log.ts";
-import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, hasProcesses } from "../host/store/container-store.ts";
 import { containerPaths, type StateFolders } from "../host/store/paths.ts";
 import { readPresentStatus } from "../host/store/present-status.ts";
 
@@ -43,7 +43,7 @@ export async function* readLogs(folders: StateFolders, record: ContainerRecord, 
   try {
     for (let running = true; running && options.signal?.aborted !== true;) {
       // Looked at before reading: what was printed before the end is then read after it.
-      running = store.read(record.containerId) !== undefined && ["running", "paused"].includes(readPresentStatus(store, record).status);
+      running = store.read(record.containerId) !== undefined && hasProcesses(readPresentStatus(store, record).status);
       yield* fresh(follower.poll());
       if (running) await delay(pollMs);
     }

@@ -7,7 +7,7 @@
 // - it is replaced by another one while VMs use it
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, closeSync, existsSync, fstatSync, lstatSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, readdirSync, readlinkSync, realpathSync, rmSync, symlinkSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { chmodSync, closeSync, existsSync, fstatSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, realpathSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
@@ -22,6 +22,7 @@ import { listTemplates, readTemplate, removeTemplate, type Template } from "../.
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { isAlive, type ProcessIdentity } from "../../src/shared/linux/proc.ts";
+import { flipBit } from "../support/flip-bit.ts";
 import { watchHost } from "../support/host-clean.ts";
 import { requires } from "../support/requires.ts";
 import { SandboxHost } from "../support/sandbox-host.ts";
@@ -75,7 +76,6 @@ describe("a template", { skip }, () => {
     const paths = templatePaths(folders, template.key);
     for (const [path, offset] of [[paths.memory, 16 * 1024 * 1024], [paths.state, 1_000]] as const) {
       await releaseTemplateMemory(folders);
-      chmodSync(path, 0o600);
       flipBit(path, offset);
       await assert.rejects(restore("flipped"), (error) => RuntimeError.is(error, "data_loss") && error.reason === "template_corrupt", path);
       assert.equal(readTemplate(folders, template.key), undefined, "it is out of the way");
@@ -165,7 +165,6 @@ describe("a template", { skip }, () => {
     rmSync(join(sandboxFolders.data, "templates"), { recursive: true }); // a link to the machine's
     symlinkSync(join(folders.data, "templates"), join(sandboxFolders.data, "templates"));
     const { state } = templatePaths(folders, template.key);
-    chmodSync(state, 0o600);
     flipBit(state, 0);
     const hosted = await host.create("cold", { template: template.key });
     assert.equal(hosted.sandbox.vm.startedBy, "cold");
@@ -242,12 +241,3 @@ describe("a start from a template that goes wrong on the way", { skip }, () => {
     assert.equal((await host.run(hangs, "", "echo here")).output, "here");
   });
 });
-
-function flipBit(path: string, offset: number): void {
-  const fd = openSync(path, "r+");
-  const byte = Buffer.alloc(1);
-  readSync(fd, byte, 0, 1, offset);
-  byte[0] = (byte[0] ?? 0) ^ 1;
-  writeSync(fd, byte, 0, 1, offset);
-  closeSync(fd);
-}

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, type ContainerStatus, hasProcesses } from "../../host/store/container-store.ts";
 import type { HealthCheck, HealthState } from "../../host/store/health.ts";
 import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
@@ -37,7 +37,7 @@ export function define(command: Command): void {
 
 /** What docker's inspect says of the same container, and the sandbox it is in. */
 async function describe(folders: StateFolders, record: ContainerRecord, status: ContainerStatus): Promise<object> {
-  const running = status.status === "running" || status.status === "paused";
+  const running = hasProcesses(status.status);
   const policy = record.settings?.restart ?? noRestart;
   const paths = containerPaths(folders, record.containerId);
   const [path, ...args] = [...record.entrypoint, ...record.command];

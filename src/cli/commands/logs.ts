@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { readerIsGone } from "../../shared/linux/poll.ts";
 import { LogFollower, readContainerLog, type LogRecord } from "../../host/store/container-log.ts";
-import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, isActive } from "../../host/store/container-store.ts";
 import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf } from "../command.ts";
@@ -64,7 +64,7 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
     for (let running = true; running;) {
       // Looked at before reading: what was printed before the end is then read after it.
       const { status } = readPresentStatus(store, record);
-      running = ["running", "paused", "restarting"].includes(status) && store.read(record.containerId) !== undefined;
+      running = isActive(status) && store.read(record.containerId) !== undefined;
       // The follower begins with a file that was read already.
       for (const entry of outputOf(follower.poll(), position)) await printer.print(entry);
       // A container that prints nothing more would never let us find out by writing.

@@ -3,7 +3,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { removeContainer } from "../../host/containers/end-container.ts";
 import { ImageStore } from "../../host/storage/images/image-store.ts";
 import { imageUsers } from "../../host/containers/image-users.ts";
-import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, isActive } from "../../host/store/container-store.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { fitsLabel, parseFilter } from "../format/filter.ts";
@@ -32,7 +32,7 @@ function collectLabel(text: string, before: readonly string[] | undefined): stri
 /** Removes containers that do not run, and have all the labels. */
 export async function pruneContainers(folders: StateFolders, labels: readonly string[] = []): Promise<ContainerRecord[]> {
   const store = new ContainerStore(folders);
-  const ended = store.list().filter((record) => !["running", "paused", "restarting"].includes(readPresentStatus(store, record).status) && labels.every((label) => fitsLabel(record.labels, label)));
+  const ended = store.list().filter((record) => !isActive(readPresentStatus(store, record).status) && labels.every((label) => fitsLabel(record.labels, label)));
   for (const record of ended) await removeContainer(folders, record, { force: false });
   return ended;
 }

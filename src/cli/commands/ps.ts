@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { formatPublished } from "../../host/network/publish.ts";
-import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, type ContainerStatus, hasProcesses, isActive } from "../../host/store/container-store.ts";
 import type { HealthState } from "../../host/store/health.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -41,7 +41,7 @@ export function define(command: Command): void {
       const byStatus = filters.some(({ key }) => key === "status");
       const count = flags.latest === true ? 1 : flags.last;
       const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record) }))
-        .filter(({ status }) => flags.all === true || count !== undefined || byStatus || ["running", "paused", "restarting"].includes(status.status))
+        .filter(({ status }) => flags.all === true || count !== undefined || byStatus || isActive(status.status))
         .filter((row) => filters.every((filter) => matches(row, filter)));
       process.stdout.write(format(rows.slice(0, count), flags));
     });
@@ -105,7 +105,7 @@ function describeHealth(health: HealthState | undefined): string {
 }
 
 function portsOf(status: ContainerStatus): string {
-  return status.status === "running" || status.status === "paused" ? status.ports.map(formatPublished).join(", ") : "";
+  return hasProcesses(status.status) ? status.ports.map(formatPublished).join(", ") : "";
 }
 
 const filterKeys = ["name", "id", "status", "label", "ancestor", "health"];

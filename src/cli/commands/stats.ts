@@ -5,7 +5,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { MetricsSchema } from "../../shared/protocol/gen/containerd/metrics_pb.ts";
 import type { StatsResponse } from "../../shared/protocol/gen/owner_pb.ts";
 import { requireRunning, withOwner } from "../../host/containers/end-container.ts";
-import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, hasProcesses } from "../../host/store/container-store.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf } from "../command.ts";
 import { exitWith } from "../exit.ts";
@@ -53,8 +53,7 @@ export function define(command: Command): void {
 }
 
 function isRunning(store: ContainerStore, record: ContainerRecord): boolean {
-  const { status } = readPresentStatus(store, record);
-  return status === "running" || status === "paused";
+  return hasProcesses(readPresentStatus(store, record).status);
 }
 
 /** One sandbox and its containers at one moment. */

@@ -1,6 +1,6 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { defaultStartTimeoutMs } from "../sandbox/sandbox-config.ts";
-import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import { ContainerStore, type ContainerRecord, isActive } from "../store/container-store.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { readPresentStatus } from "../store/present-status.ts";
 import { noRestart, startsAtBoot } from "../store/restart-policy.ts";
@@ -33,7 +33,7 @@ function isDue(store: ContainerStore, record: ContainerRecord): boolean {
 /** Stops every container in order because the host goes down; what starts at boot still does. */
 export async function stopForShutdown(folders: StateFolders, report: BootReport): Promise<void> {
   const store = new ContainerStore(folders);
-  const running = store.list().filter((record) => ["running", "paused", "restarting"].includes(readPresentStatus(store, record).status));
+  const running = store.list().filter((record) => isActive(readPresentStatus(store, record).status));
   await Promise.all(running.map(async (record) => {
     try {
       await stopContainer(folders, record, { timeoutMs: record.stopTimeoutMs });

@@ -6,7 +6,7 @@ import { isFlocked } from "../../shared/linux/flock.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
 import { ownerToken } from "../control/start-owner.ts";
-import { ContainerStore, type ContainerRecord, type ContainerStatus } from "../store/container-store.ts";
+import { ContainerStore, type ContainerRecord, type ContainerStatus, hasProcesses, isActive } from "../store/container-store.ts";
 import { sandboxPaths, type StateFolders } from "../store/paths.ts";
 import { lostExitCode, readPresentStatus } from "../store/present-status.ts";
 import { endTaggedProcesses, findTaggedProcesses } from "../store/tagged-process.ts";
@@ -106,7 +106,7 @@ export async function lastKnownStatus(folders: StateFolders, record: ContainerRe
   const find = (): { readonly status: ContainerStatus | undefined } | undefined => {
     if (store.read(record.containerId) === undefined) return { status: undefined };
     const status = readPresentStatus(store, record);
-    return status.status === "running" || status.status === "paused" ? undefined : { status };
+    return hasProcesses(status.status) ? undefined : { status };
   };
   return (await eventually(`wait for the end of container "${record.name}"`, find, { timeoutMs: sandboxEndTimeoutMs })).status;
 }
@@ -118,7 +118,7 @@ export async function lastKnownStatus(folders: StateFolders, record: ContainerRe
 export async function removeContainer(folders: StateFolders, record: ContainerRecord, options: { readonly force: boolean }): Promise<void> {
   const store = new ContainerStore(folders);
   const { status } = readPresentStatus(store, record);
-  if (!options.force && (status === "running" || status === "paused" || status === "restarting")) {
+  if (!options.force && isActive(status)) {
     throw new RuntimeError("failed_precondition", `remove container "${record.name}": it is ${status}`, { reason: "container_running", hint: `stop it first, or force it with "casemate rm -f ${record.name}"` });
   }
   if (record.pod !== undefined) {

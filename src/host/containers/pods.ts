@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { eventually, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
-import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import { ContainerStore, type ContainerRecord, hasProcesses } from "../store/container-store.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { PodStore, type PodRecord } from "../store/pod-store.ts";
 import { isSandboxAlive, readPresentStatus } from "../store/present-status.ts";
@@ -49,7 +49,7 @@ export async function whileStartingPod<T>(folders: StateFolders, podName: string
 /** Asks the pod's containers to end, side by side, then ends its sandbox. A pod that does not run is fine. */
 export async function stopPod(folders: StateFolders, pod: PodRecord, options: { readonly timeoutMs?: number }): Promise<void> {
   const store = new ContainerStore(folders);
-  const running = podContainers(folders, pod).filter((record) => ["running", "paused"].includes(readPresentStatus(store, record).status));
+  const running = podContainers(folders, pod).filter((record) => hasProcesses(readPresentStatus(store, record).status));
   await Promise.all(running.map((record) => stopContainer(folders, record, { timeoutMs: options.timeoutMs ?? record.stopTimeoutMs })));
   const [any] = podContainers(folders, pod);
   await abandonSandbox(folders, any ?? pod);
@@ -58,7 +58,7 @@ export async function stopPod(folders: StateFolders, pod: PodRecord, options: { 
 /** Removes a pod with its containers. @throws RuntimeError `failed_precondition` (reason `pod_running`) unless forced. */
 export async function removePod(folders: StateFolders, pod: PodRecord, options: { readonly force: boolean }): Promise<void> {
   const store = new ContainerStore(folders);
-  const running = podContainers(folders, pod).filter((record) => ["running", "paused"].includes(readPresentStatus(store, record).status));
+  const running = podContainers(folders, pod).filter((record) => hasProcesses(readPresentStatus(store, record).status));
   if (running.length > 0 && !options.force) throw new RuntimeError("failed_precondition", `remove pod "${pod.name}": ${running.length} of its containers run`, { reason: "pod_running", hint: `stop it first, or force it with "casemate pod rm -f ${pod.name}"` });
   await abandonSandbox(folders, pod);
   for (const record of podContainers(folders, pod)) await removeContainer(folders, record, { force: true });

@@ -9,7 +9,7 @@ import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
 import { startOwner } from "../control/start-owner.ts";
 import { bootMemoryBytes, sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
-import { ContainerStore, type ContainerRecord } from "../store/container-store.ts";
+import { ContainerStore, type ContainerRecord, hasProcesses } from "../store/container-store.ts";
 import { containerPaths, isRootful, type StateFolders } from "../store/paths.ts";
 import { PodStore } from "../store/pod-store.ts";
 import { readPresentStatus } from "../store/present-status.ts";
@@ -61,7 +61,7 @@ export interface PrepareOptions extends WaitOptions {
 export async function prepareContainer(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, options: PrepareOptions): Promise<PreparedContainer> {
   const { folders } = setup;
   const status = readPresentStatus(new ContainerStore(folders), record);
-  if (status.status === "running" || status.status === "paused") throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
+  if (hasProcesses(status.status)) throw new RuntimeError("failed_precondition", `start container "${record.name}": it is ${status.status}`, { reason: "wrong_state" });
   if (status.status === "exited" && record.pod === undefined) await untilSandboxGone(folders, record.sandboxId);
   for (const volume of record.volumes) prepareVolumeSource(volume); // before anything starts: the commonest mistake
   const deadline = Deadline.after(options.timeoutMs);

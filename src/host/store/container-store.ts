@@ -92,6 +92,16 @@ export interface ContainerRecord {
 /** docker's words for where a container is in its life. */
 export type ContainerStatusWord = "created" | "running" | "paused" | "restarting" | "exited";
 
+/** It has processes, though those of a paused one stand still. */
+export function hasProcesses(status: ContainerStatusWord): boolean {
+  return status === "running" || status === "paused";
+}
+
+/** It has processes, or will by its restart policy: for docker it runs. */
+export function isActive(status: ContainerStatusWord): boolean {
+  return hasProcesses(status) || status === "restarting";
+}
+
 /** What changes in a container's life; written by the owner. File status.json. */
 export interface ContainerStatus {
   readonly version: 1;

@@ -1,7 +1,7 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
 import { isAlive } from "../../shared/linux/proc.ts";
-import type { ContainerRecord, ContainerStatus, ContainerStore } from "./container-store.ts";
+import { hasProcesses, type ContainerRecord, type ContainerStatus, type ContainerStore } from "./container-store.ts";
 import { readBootId } from "./host-facts.ts";
 import { Ledger } from "./ledger.ts";
 import { sandboxPaths, type StateFolders } from "./paths.ts";
@@ -20,7 +20,7 @@ const restartGraceMs = 20_000;
 export function readPresentStatus(store: ContainerStore, record: ContainerRecord): ContainerStatus {
   const status = store.readStatus(record.containerId);
   if (status.status === "restarting") return isRestarting(store.folders, record, status) ? status : { ...status, status: "exited" };
-  if (status.status !== "running" && status.status !== "paused") return status;
+  if (!hasProcesses(status.status)) return status;
   if (status.bootId === readBootId() && isSandboxAlive(store.folders, record.sandboxId)) return status;
   return { ...status, status: "exited", exitCode: lostExitCode, error: "owner_lost" };
 }

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, readdirSync, rmSync, truncateSync, utimesSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, truncateSync, utimesSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { flipBit } from "../../../test/support/flip-bit.ts";
 import { cutPower } from "../../../test/support/power-cut.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
@@ -151,13 +152,3 @@ test("what makers and removers have left that died goes; a maker at work is not 
   assert.deepEqual(readdirSync(templates), [`.new-${keyOf("c")}`]);
   closeSync(lock);
 });
-
-function flipBit(path: string, offset: number): void {
-  chmodSync(path, 0o600);
-  const fd = openSync(path, "r+");
-  const byte = Buffer.alloc(1);
-  readSync(fd, byte, 0, 1, offset);
-  byte[0] = (byte[0] ?? 0) ^ 1;
-  writeSync(fd, byte, 0, 1, offset);
-  closeSync(fd);
-}
