@@ -1,12 +1,13 @@
 // docker-table.ts [--write] [FILTER...]: runs the commands of docs/docker.md beside Debian's docker and prints
-// what is the same. --write puts the table into the page instead. A filter is a part of a command.
+// what is the same. --write puts the table into the page instead. A filter is a part of a command; the rows that
+// its row needs are run too.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { stateFolders } from "../src/host/store/paths.ts";
 import { RuntimeError } from "../src/shared/base/errors.ts";
 import { releaseTemplateMemory } from "../src/host/template/template-memory.ts";
 import { runProcess } from "../src/shared/linux/run-process.ts";
-import { cases, files, image, type Case } from "./docker-table/cases.ts";
+import { cases, files, image, scenes, type Case } from "./docker-table/cases.ts";
 import { problemOf, type Outcome } from "./docker-table/compare.ts";
 import { DockerDaemon, dockerProgram } from "./docker-table/docker-daemon.ts";
 import { withTable, written } from "./docker-table/document.ts";
@@ -29,31 +30,37 @@ async function main(args: readonly string[]): Promise<void> {
     writeFileSync(page, withTable(readFileSync(page, "utf8")));
     return;
   }
+  const wanted = (one: Case): boolean => args.length === 0 || args.some((filter) => written(one).includes(filter));
+  if (!cases.some(wanted)) throw new Error(`no command of the table has ${args.join(" or ")} in it`);
   // Short, because a unix socket's path has at most 107 bytes.
   const folder = mkdtempSync("/tmp/cm-dt-");
   try {
     await using daemon = await DockerDaemon.start(join(folder, "docker"));
-    process.exitCode = await compareAll(folder, daemon, args);
+    process.exitCode = await compareAll(folder, daemon, wanted);
   } finally {
-    await runProcess(casemate, ["--root", join(folder, "state"), "prune", "-af"], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs });
+    const state = ["--root", join(folder, "state")];
+    const { stdout } = await runProcess(casemate, [...state, "ps", "-aq"], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs });
+    const left = stdout.toString().split("\n").filter((id) => id !== "");
+    if (left.length > 0) await runProcess(casemate, [...state, "rm", "-f", ...left], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs });
+    await runProcess(casemate, [...state, "prune", "-af"], { okExitCodes: anyExitCode, timeoutMs: commandTimeoutMs });
     await releaseTemplateMemory(stateFolders(join(folder, "state")));
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-async function compareAll(folder: string, daemon: DockerDaemon, filters: readonly string[]): Promise<number> {
+async function compareAll(folder: string, daemon: DockerDaemon, wanted: (one: Case) => boolean): Promise<number> {
   const docker = side(dockerProgram, ["--host", daemon.host], join(folder, "docker-files"));
   const own = side(casemate, ["--root", join(folder, "state")], join(folder, "casemate-files"));
   await prepare(folder, docker, own);
   let same = 0, wrong = 0;
-  for (const one of cases.filter((candidate) => filters.length === 0 || filters.some((filter) => written(candidate).includes(filter)))) {
+  for (const one of scenes.flatMap((scene) => scene.slice(0, scene.findLastIndex(wanted) + 1))) {
     const problem = problemOf(one, one.verdict === "refused" ? { exitCode: 0, stdout: "", stderr: "" } : await docker(one.command, one.input), await own(one.command, one.input));
     if (problem !== "") wrong++;
-    else if (one.verdict === "same") same++;
-    console.log(`${problem === "" ? one.verdict.padEnd(8) : "WRONG   "} ${written(one)}${problem === "" ? "" : `\n         ${problem}`}`);
+    else if (wanted(one) && one.verdict === "same") same++;
+    console.log(`${problem === "" ? (wanted(one) ? one.verdict : "set-up").padEnd(8) : "WRONG   "} ${written(one)}${problem === "" ? "" : `\n         ${problem}`}`);
   }
   console.log(`${same} same, ${cases.length} commands, ${wrong} not as docs/docker.md says`);
-  return wrong > 0 || (filters.length === 0 && same < leastSame) ? 1 : 0;
+  return wrong > 0 || (cases.every(wanted) && same < leastSame) ? 1 : 0;
 }
 
 /** Both get the same image and the same files. */

@@ -34,6 +34,7 @@ function plain(text: string): string {
 }
 
 function keysOf(line: string): string {
+  if (!line.startsWith("{")) return `no object: ${line}`;
   const value: unknown = JSON.parse(line);
   return typeof value === "object" && value !== null ? Object.keys(value).sort().join(" ") : typeof value;
 }

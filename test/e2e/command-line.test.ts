@@ -46,6 +46,7 @@ describe("the command line", () => {
       [["ps", "all"], "casemate: too many arguments for 'ps'. Expected 0 arguments but got 1: all.\nhint: see `casemate ps --help`\n"],
       [["ps", "--format", "yaml"], "casemate: --format \"yaml\": is neither \"json\" nor \"table\" nor a template\nhint: for example --format json, or --format '{{.Name}}'; for more than fields use json and jq\n"],
       [["kill", "-s", "NOPE", "x"], "casemate: signal \"NOPE\": no such signal\nhint: for example TERM, SIGHUP or 9\n"],
+      [["pull", "--tls-verify", "busybox", "x"], "casemate: option '--tls-verify <yes>' argument 'busybox' is invalid. Allowed choices are true, false.\nhint: see `casemate pull --help`\n"],
       [["run", "-p"], "casemate: option '-p, --publish <[ip:]host:container[/udp]>' argument missing\nhint: see `casemate run --help`\n"],
     ];
     for (const [args, expected] of cases) {
@@ -76,6 +77,7 @@ describe("the command line", () => {
     const [{ Path: path, Args: args }] = JSON.parse(await casemate.ok(["inspect", "x"])) as [{ Path: string; Args: string[] }];
     assert.deepEqual([path, ...args], ["ls", "--nmae", "-it"]);
     assert.equal(await casemate.ok(["inspect", "-f", "{{.Name}} {{.State.Status}} {{json .Config.Cmd}}", "x"]), "/x created [\"ls\",\"--nmae\",\"-it\"]");
+    assert.match((await casemate.run(["rename", "x", "x"])).stderr, /^casemate: rename container "x": that is its name already\nhint: choose another name\n$/);
     await casemate.ok(["create", "-q", "--name", "y", "-l", "of=test", "busybox", "true"]);
     for (const [args, names] of [[["-a"], "y\nx"], [["-l"], "y"], [["-n", "1", "--filter", "name=x"], "x"], [["-n", "2"], "y\nx"], [["-a", "--filter", "label=of"], "y"], [["-a", "--filter", "label=of=x"], ""]] as const) {
       assert.equal(await casemate.ok(["ps", ...args, "--format", "{{.Names}}"]), names, args.join(" "));
@@ -83,5 +85,6 @@ describe("the command line", () => {
     assert.equal(await casemate.ok(["events", "--since", "1h", "--until", "0s", "--filter", "container=y", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]), "");
     assert.match(await casemate.ok(["container", "prune", "-f", "--filter", "label=of=test"]), /^Deleted Containers:\n[0-9a-f]{64}\n\nTotal reclaimed space: 0B$/);
     assert.equal(await casemate.ok(["ps", "-a", "--format", "table {{.Names}}\\t{{.State}}"]), "NAMES     STATE\nx         created");
+    assert.equal(await casemate.ok(["ps", "-a", "--format", "{names} {state}"]), "x created");
   });
 });

@@ -34,6 +34,8 @@ test("stats, top and update of a running container", { skip }, async () => {
   assert.match(table[2] ?? "", /on the host +sandbox .* [\d.]+MiB own, [\d.]+MiB shared .*qemu [\d.]+MiB/);
   const top = (await casemate.ok(["top", "busy"])).split("\n");
   assert.deepEqual([top.length, /sh -c while :; do :; done$/.test(top[1] ?? "")], [2, true], top.join("\n"));
+  assert.match(await casemate.ok(["top", "busy", "-eo", "comm,pid,user,args"]), /^COMMAND +PID +USER +COMMAND\nsh +\d+ +root +sh -c while :; do :; done$/);
+  assert.match((await casemate.run(["top", "busy", "--sort", "rss"])).stderr, /option "--sort" is not understood\nhint: /);
 
   await casemate.ok(["update", "-m", "700m", "--pids-limit", "50", "busy"]);
   assert.equal(await casemate.ok(["exec", "busy", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"]), `${700 * 1024 ** 2}\n50`);
@@ -45,16 +47,18 @@ test("stats, top and update of a running container", { skip }, async () => {
   await casemate.ok(["pause", "busy"]);
   assert.match(await casemate.ok(["ps"]), /\(Paused\)/);
   const exec = await casemate.run(["exec", "busy", "true"]);
-  assert.ok(exec.code !== 0 && /it is paused, must be/.test(exec.stderr), exec.stderr);
+  const hint = 'hint: let it go on with "casemate unpause busy"\n';
+  assert.deepEqual([exec.code, exec.stderr], [125, `casemate: exec in container "busy": it is paused\n${hint}`]);
   const twice = await casemate.run(["pause", "busy"]);
-  assert.deepEqual([twice.code, /it is paused, must be running/.test(twice.stderr)], [1, true], twice.stderr);
+  assert.deepEqual([twice.code, twice.stderr], [1, `casemate: pause container "busy": it is paused\n${hint}`]);
   await casemate.ok(["unpause", "busy"]);
+  assert.equal((await casemate.run(["unpause", "busy"])).stderr, 'casemate: unpause container "busy": it is running, not paused\n');
   await casemate.ok(["exec", "busy", "true"]);
 
   await casemate.ok(["pause", "--sandbox", "busy"]);
   assert.match(await casemate.ok(["ps"]), /\(Paused\)/);
   const still = await casemate.run(["exec", "busy", "true"]);
-  assert.ok(still.code !== 0 && /is paused/.test(still.stderr) && /unpause --sandbox/.test(still.stderr), still.stderr);
+  assert.ok(still.code !== 0 && /is paused/.test(still.stderr) && /casemate unpause --sandbox busy"/.test(still.stderr), still.stderr);
   await casemate.ok(["unpause", "--sandbox", "busy"]);
   assert.ok(Math.abs(Number(await casemate.ok(["exec", "busy", "date", "+%s"])) - Date.now() / 1000) < 5);
   await casemate.ok(["rm", "-f", "busy"]);

@@ -8,6 +8,7 @@ import { ExecSpecSchema, type ExecSpec } from "../../shared/protocol/gen/owner_p
 import { buildExecProcess, buildVmProcess } from "../../host/containers/build-spec.ts";
 import { resolveEnv, rootUser } from "../../host/containers/container-options.ts";
 import { requireRunning } from "../../host/containers/end-container.ts";
+import { namingPaused } from "../../host/containers/pause-container.ts";
 import { connectOwner, type OwnerClient } from "../../host/control/owner-client.ts";
 import { doneBefore } from "../../host/control/repeated-calls.ts";
 import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
@@ -76,7 +77,7 @@ async function exec(name: string, args: readonly string[], flags: Flags, command
   const client = await connectOwner(folders, record.sandboxId);
   let code: number;
   try {
-    code = await runExec(client, flags.vm === true ? "" : record.containerId, spec, { terminal, stdin, detach, keys: flags.detachKeys, limitMs });
+    code = await namingPaused(folders, record, "exec in", () => runExec(client, flags.vm === true ? "" : record.containerId, spec, { terminal, stdin, detach, keys: flags.detachKeys, limitMs }));
   } catch (error) {
     reportError(error, globalOptions(command).debug ?? false);
     code = startFailureExitCode(error);

@@ -27,7 +27,7 @@ export function define(command: Command): void {
       else {
         const digest = <T>(value: T): T[] => (flags.digests === true ? [value] : []);
         process.stdout.write(formatRows(rows, parseFormat(flags.format ?? "table"), () => formatTable(["REPOSITORY", "TAG", ...digest("DIGEST"), "IMAGE ID", "CREATED", "SIZE"],
-          rows.map((row) => [row.Repository, row.Tag, ...digest(row.Digest), row.ID, row.CreatedSince, row.Size]), flags.trunc ? undefined : Infinity)));
+          rows.map((row) => [row.Repository, row.Tag, ...digest(row.Digest), row.ID, row.CreatedSince, row.Size]), flags.trunc ? undefined : Infinity), { ID: "IMAGE ID", CreatedSince: "CREATED", VirtualSize: "SIZE" }));
       }
     });
 }

@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { text } from "node:stream/consumers";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { logIn } from "../../host/storage/images/registry-login.ts";
@@ -17,7 +17,7 @@ export function define(command: Command): void {
     .option("-u, --username <name>", "your name there; default: asked for")
     .option("-p, --password <password>", "your password; other users of this machine can see it: better --password-stdin")
     .option("--password-stdin", "read the password from standard input")
-    .option("--tls-verify <yes>", "false: also a registry without a certificate that this machine trusts", "true")
+    .addOption(new Option("--tls-verify <yes>", "false: also a registry without a certificate that this machine trusts").choices(["true", "false"]).default("true"))
     .addHelpText("after", "\nThe password is kept where skopeo and podman keep theirs ($REGISTRY_AUTH_FILE, or auth.json).\n\nExample:\n  casemate login -u me --password-stdin registry.example.org <password.txt")
     .action(async (registry: string, flags: Flags) => {
       if (flags.passwordStdin === true && flags.username === undefined) throw new RuntimeError("invalid_argument", "--password-stdin needs --username", { reason: "bad_option" });

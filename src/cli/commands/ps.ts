@@ -53,20 +53,24 @@ function parseCount(text: string): number {
 }
 
 function format(rows: readonly Row[], flags: Flags): string {
-  const id = ({ containerId }: ContainerRecord): string => (flags.trunc ? containerId.slice(0, 12) : containerId);
+  const id = (record: ContainerRecord): string => idOf(record, flags.trunc);
   if (flags.quiet === true) return rows.map(({ record }) => `${id(record)}\n`).join("");
-  return formatRows(rows.map(toJson), parseFormat(flags.format ?? "table"), () => formatTable(
+  return formatRows(rows.map((row) => toJson(row, flags.trunc)), parseFormat(flags.format ?? "table"), () => formatTable(
     ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"],
     rows.map(({ record, status }) => [id(record), record.image, commandOf(record, flags.trunc), formatAgo(record.createdAtUnixMs), describeStatus(status), portsOf(status), record.name]),
     flags.trunc ? undefined : Infinity,
-  ));
+  ), { ID: "CONTAINER ID", RunningFor: "CREATED" });
 }
 
-function toJson({ record, status }: Row): object {
+function idOf({ containerId }: ContainerRecord, truncate: boolean): string {
+  return truncate ? containerId.slice(0, 12) : containerId;
+}
+
+function toJson({ record, status }: Row, truncate: boolean): object {
   return {
-    ID: record.containerId.slice(0, 12),
+    ID: idOf(record, truncate),
     Image: record.image,
-    Command: commandOf(record, false),
+    Command: commandOf(record, truncate),
     CreatedAt: formatTime(record.createdAtUnixMs),
     RunningFor: formatAgo(record.createdAtUnixMs),
     State: status.status,

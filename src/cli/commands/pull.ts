@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { pullImage } from "../../host/storage/images/pull.ts";
 import { ImageStore } from "../../host/storage/images/image-store.ts";
 import { foldersOf } from "../command.ts";
@@ -9,7 +9,7 @@ export function define(command: Command): void {
   command
     .argument("<image>", "name in a registry, or docker://, oci:, oci-archive:, docker-archive:, containers-storage:, docker-daemon:")
     .option("-q, --quiet", "print the image's id alone")
-    .option("--tls-verify <yes>", "false: also from a registry without a certificate that this machine trusts, or without any", "true")
+    .addOption(new Option("--tls-verify <yes>", "false: also from a registry without a certificate that this machine trusts, or without any").choices(["true", "false"]).default("true"))
     .addHelpText("after", "\nExamples:\n  casemate pull alpine:3\n  casemate pull containers-storage:localhost/mine:latest   an image podman has built\n  casemate pull docker-archive:mine.tar                    one that docker has saved")
     .action(async (reference: string, flags: { readonly quiet?: boolean; readonly tlsVerify: string }) => {
       const folders = foldersOf(command);

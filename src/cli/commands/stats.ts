@@ -125,5 +125,5 @@ function render(groups: readonly Group[], flags: Flags): string {
     ...lines.map((line) => [id(line), line.Name, line.CPUPerc, line.MemUsage, line.MemPerc, line.NetIO, line.BlockIO, line.PIDs]),
     ...(host === undefined ? [] : [["  on the host", `sandbox ${host.Sandbox.slice(0, 12)}`, host.CPUPerc, `${host.PrivateMem} own, ${host.SharedMem} shared`, "", "", "", host.Processes.map(({ Name, MemUsage }) => `${Name} ${MemUsage}`).join(", ")]]),
   ]);
-  return formatRows(objects, parseFormat(flags.format), () => formatTable(header, rows));
+  return formatRows(objects, parseFormat(flags.format), () => formatTable(header, rows), { ID: "CONTAINER ID", CPUPerc: "CPU %", MemUsage: "MEM USAGE / LIMIT", MemPerc: "MEM %", NetIO: "NET I/O", BlockIO: "BLOCK I/O" });
 }

@@ -161,6 +161,7 @@ export class ContainerStore {
    * @throws RuntimeError `already_exists` (reason `name_taken`), `invalid_argument` for a bad name.
    */
   rename(record: ContainerRecord, name: string): void {
+    if (name === record.name) throw new RuntimeError("already_exists", `rename container "${name}": that is its name already`, { reason: "name_taken", hint: "choose another name" });
     this.#claimName({ ...record, name });
     writeFileAtomic(containerPaths(this.folders, record.containerId).record, JSON.stringify({ ...record, name }, undefined, 1));
     rmSync(join(this.#namesFolder, record.name), { force: true });
