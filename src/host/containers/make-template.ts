@@ -23,6 +23,7 @@ import { sandboxPaths, templatePaths, type StateFolders } from "../store/paths.t
 import { holdTemplateMemory, releaseTemplateMemory } from "../template/template-memory.ts";
 import { pruneTemplates, publishTemplate, readTemplate, type PreparedContainer, type Template } from "../template/template-store.ts";
 import { buildSpec } from "./build-spec.ts";
+import { removeOldGuestImages } from "./old-guest-images.ts";
 
 /** What to make a template of. */
 export interface TemplateRequest {
@@ -105,6 +106,7 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
       throw error;
     });
     for (const gone of pruneTemplates(folders)) log.info("template removed, it was not used for long", { template: gone });
+    removeOldGuestImages(folders, log);
     return template;
   } finally {
     closeSync(memoryFd);

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { eventually } from "../../shared/base/deadline.ts";
-import { RuntimeError } from "../../shared/base/errors.ts";
+import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
@@ -34,6 +34,9 @@ export interface GuestImage {
 const builderVersion = 1;
 /** Building takes some 10 s, fetching the kernel longer. */
 const buildTimeoutMs = 20 * 60_000;
+/** Unused for longer than this, an image is removed when a template of another one is made. */
+const maxAgeMs = 14 * 24 * 3_600_000, dayMs = 24 * 3_600_000;
+const manifestName = "manifest.json", draftPrefix = ".new-";
 /** A fixed UUID, so that the same files give the same image. */
 const rootImageUuid = "c3e7a3f0-5f0e-4e0c-9a5e-0000000000c5";
 
@@ -66,11 +69,49 @@ function knownGuestImage(folders: StateFolders): GuestImage | undefined {
   const pointer = join(folders.data, "guest/by-inputs", fingerprint(kernel));
   if (!existsSync(pointer)) return undefined;
   const folder = join(folders.data, "guest/images", readFileSync(pointer, "utf8"));
-  const image = readStateFile(join(folder, "manifest.json")) as GuestImage | undefined; // written by buildGuestImage alone
+  const image = readStateFile(join(folder, manifestName)) as GuestImage | undefined; // written by buildGuestImage alone
   if (image === undefined) return undefined;
   // Where the files are now: the data folder may have moved, or been reached by another way when the image was made.
   const here = { ...image, ...filesIn(folder) };
-  return sizesMatch(here) ? here : undefined;
+  if (!sizesMatch(here)) return undefined;
+  noteUse(join(folder, manifestName));
+  return here;
+}
+
+/** Notes once a day that an image is in use: what is used stays. Who may not write there does not own it either. */
+function noteUse(manifest: string): void {
+  const now = Date.now();
+  if (now - statSync(manifest).mtimeMs < dayMs) return;
+  try {
+    utimesSync(manifest, new Date(now), new Date(now));
+  } catch (error) {
+    if (!["EACCES", "EPERM", "EROFS"].some((code) => isErrnoException(error, code))) throw error;
+  }
+}
+
+/**
+ * Removes images that no run has used for 14 days and that are not among those still in use, and what
+ * pointed to them. The present one stays. Returns the ids.
+ */
+export function pruneGuestImages(folders: StateFolders, inUse: ReadonlySet<string>): string[] {
+  const lock = flockExclusive(join(folders.data, "guest/build.lock"));
+  if (lock === undefined) return []; // somebody makes one: the next time
+  try {
+    const images = join(folders.data, "guest/images");
+    const oldest = Date.now() - maxAgeMs;
+    const present = knownGuestImage(folders)?.id;
+    const lastUse = (id: string): number => statSync(join(images, id, manifestName), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    const doomed = readdirSync(images).filter((id) => !id.startsWith(".") && id !== present && !inUse.has(id) && lastUse(id) < oldest);
+    for (const id of doomed) {
+      renameSync(join(images, id), join(images, `${draftPrefix}${id}`)); // half removed, it is no image
+      rmSync(join(images, `${draftPrefix}${id}`), { recursive: true, force: true });
+    }
+    const pointers = join(folders.data, "guest/by-inputs");
+    for (const name of readdirSync(pointers)) if (!existsSync(join(images, readFileSync(join(pointers, name), "utf8")))) rmSync(join(pointers, name), { force: true });
+    return doomed;
+  } finally {
+    closeSync(lock);
+  }
 }
 
 function filesIn(folder: string): Pick<GuestImage, "kernelPath" | "initramfsPath" | "rootImagePath"> {
@@ -107,8 +148,8 @@ async function buildGuestImage(folders: StateFolders, onProgress: (what: string)
   const kernel = await ensureKernel(folders, onProgress);
   const images = join(folders.data, "guest/images");
   mkdirSync(images, { recursive: true, mode: 0o711 });
-  for (const name of readdirSync(images)) if (name.startsWith(".new-")) rmSync(join(images, name), { recursive: true, force: true }); // of a maker that died; we hold the lock
-  const temporary = mkdtempSync(join(images, ".new-"));
+  for (const name of readdirSync(images)) if (name.startsWith(draftPrefix)) rmSync(join(images, name), { recursive: true, force: true }); // of a maker that died; we hold the lock
+  const temporary = mkdtempSync(join(images, draftPrefix));
   try {
     onProgress("making the guest image");
     const modules = new ModuleIndex(readFileSync(join(kernel.modules, "modules.dep"), "utf8"), readFileSync(join(kernel.modules, "modules.builtin"), "utf8"));
@@ -136,7 +177,7 @@ function publish(folders: StateFolders, temporary: string, kernel: UnpackedKerne
     sizes: { kernelBytes: size(files[0]), initramfsBytes: size(files[1]), rootImageBytes: size(files[2]) },
     hashes, contents,
   };
-  writeFileAtomic(join(temporary, "manifest.json"), JSON.stringify(image, undefined, 1), 0o644);
+  writeFileAtomic(join(temporary, manifestName), JSON.stringify(image, undefined, 1), 0o644);
   // World-readable: QEMU runs as an unprivileged user, and a sandbox cannot write what it cannot open for writing.
   for (const name of files) chmodSync(join(temporary, name), 0o444);
   chmodSync(temporary, 0o755);
@@ -153,7 +194,7 @@ function publish(folders: StateFolders, temporary: string, kernel: UnpackedKerne
 /** True when the same bytes are there already, made from inputs that only look different; running sandboxes may be about to open them. */
 function holds(folder: string, hashes: GuestImage["hashes"]): boolean {
   const { kernelPath, initramfsPath, rootImagePath } = filesIn(folder);
-  return existsSync(join(folder, "manifest.json")) && [kernelPath, initramfsPath, rootImagePath].every((path, index) => existsSync(path) && sha256(readFileSync(path)) === hashes[index]);
+  return existsSync(join(folder, manifestName)) && [kernelPath, initramfsPath, rootImagePath].every((path, index) => existsSync(path) && sha256(readFileSync(path)) === hashes[index]);
 }
 
 function makeInitramfs(kernel: UnpackedKernel, modules: ModuleIndex): Buffer {
