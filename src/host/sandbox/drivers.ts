@@ -4,23 +4,12 @@ import type { UndoStack } from "../../shared/base/undo.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import type { ConnectOptions } from "../agent-client/transport.ts";
 import type { NicSpec, PluggedDisk, ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
+import type { GuestNetwork } from "../network/guest-network.ts";
 import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceRecord } from "../store/ledger.ts";
 import type { SandboxUser } from "../store/sandbox-user.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 import type { SandboxSize } from "./sandbox-size.ts";
-
-/** What the guest has to set up for its interface. */
-export interface GuestNetwork {
-  readonly interfaceName: string;
-  readonly macAddress: string;
-  readonly mtu: number;
-  /** In CIDR form. */
-  readonly addresses: readonly string[];
-  readonly routes: readonly { readonly destination: string; readonly gateway: string }[];
-  readonly nameservers: readonly string[];
-  readonly searchDomains: readonly string[];
-}
 
 /** A sandbox's network as a driver made it. */
 export interface SandboxNetwork {

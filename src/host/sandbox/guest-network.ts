@@ -2,7 +2,7 @@ import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { IPFamily } from "../../shared/protocol/gen/agent/types_pb.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
-import type { GuestNetwork } from "./drivers.ts";
+import type { GuestNetwork } from "../network/guest-network.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 
 /** Tells the agent who and where it is: host name, resolvers, interface, addresses, routes. */
