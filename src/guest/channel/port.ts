@@ -42,19 +42,26 @@ function readFolder(path: string): string[] {
 export class GuestPort {
   readonly #path: string;
   readonly #onSession: (link: PacketLink) => void;
+  readonly #open: typeof openSync;
   readonly #pages = new PageReader();
   #link: PacketLink | undefined;
   #stream: Socket | undefined;
 
-  constructor(path: string, onSession: (link: PacketLink) => void) {
+  /** `open`: for tests, in which no driver refuses. */
+  constructor(path: string, onSession: (link: PacketLink) => void, open: typeof openSync = openSync) {
     this.#path = path;
     this.#onSession = onSession;
+    this.#open = open;
     this.#waitForHost(performance.now());
   }
 
   /** Opens the port as soon as a host is at the other end: before that a read says end of file, and poll says hang-up. */
   #waitForHost(sinceMs: number): void {
-    const fd = openSync(this.#path, constants.O_RDWR | constants.O_NONBLOCK);
+    const fd = this.#tryOpen();
+    if (fd === undefined) {
+      setTimeout(() => this.#waitForHost(sinceMs), waitForHostMs);
+      return;
+    }
     const look = (): void => {
       if (!hasHost(fd)) {
         setTimeout(look, performance.now() - sinceMs < eagerForMs ? waitForHostMs : lazyWaitForHostMs);
@@ -63,6 +70,19 @@ export class GuestPort {
       this.#serve(fd);
     };
     look();
+  }
+
+  /**
+   * Undefined while the port is still open: only one open file is allowed, and a program that is being
+   * started has our descriptors until its exec has closed them, which is after vfork lets us go on.
+   */
+  #tryOpen(): number | undefined {
+    try {
+      return this.#open(this.#path, constants.O_RDWR | constants.O_NONBLOCK);
+    } catch (error) {
+      if (!isErrnoException(error, "EBUSY")) throw error;
+      return undefined;
+    }
   }
 
   #serve(fd: number): void {
