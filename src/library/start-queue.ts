@@ -2,10 +2,11 @@ import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { RuntimeError } from "../shared/base/errors.ts";
+import { cgroupRoomBytes } from "./cgroup-room.ts";
 
 /** What the machine has left. */
 export interface HostRoom {
-  /** Memory that can be had without swapping. */
+  /** Memory that can be had without swapping, and that the program's cgroup allows. */
   availableBytes(): number;
   /** Starts that may be under way at once: each keeps a CPU busy. */
   readonly parallelStarts: number;
@@ -18,7 +19,7 @@ const lookMs = 500;
 
 /** This machine. */
 export const thisHost: HostRoom = {
-  availableBytes: () => Number(/^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync("/proc/meminfo", "latin1"))?.[1] ?? 0) * 1024,
+  availableBytes: () => Math.min(Number(/^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync("/proc/meminfo", "latin1"))?.[1] ?? 0) * 1024, cgroupRoomBytes()),
   parallelStarts: availableParallelism(),
 };
 

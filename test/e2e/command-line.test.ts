@@ -1,6 +1,7 @@
 // The command line itself; nothing is started.
 // - every command has help with an example; version in both ways
 // - bash completes commands, and names there are now
+// - inspect has docker's keys, and finds images too
 // - a mistyped command or option gets the nearest one, everything else the way to the help
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -42,7 +43,7 @@ describe("the command line", () => {
       [["run", "--nmae", "x", "busybox"], "casemate: unknown option '--nmae'\nhint: did you mean --name? see `casemate run --help`\n"],
       [["logs", "--folow", "x"], "casemate: unknown option '--folow'\nhint: did you mean --follow? see `casemate logs --help`\n"],
       [["stop", "--xyzzy", "x"], "casemate: unknown option '--xyzzy'\nhint: see `casemate stop --help`\n"],
-      [["inspect"], "casemate: missing required argument 'container'\nhint: see `casemate inspect --help`\n"],
+      [["inspect"], "casemate: missing required argument 'name'\nhint: see `casemate inspect --help`\n"],
       [["ps", "all"], "casemate: too many arguments for 'ps'. Expected 0 arguments but got 1: all.\nhint: see `casemate ps --help`\n"],
       [["ps", "--format", "yaml"], "casemate: --format \"yaml\": is neither \"json\" nor \"table\" nor a template\nhint: for example --format json, or --format '{{.Name}}'; for more than fields use json and jq\n"],
       [["kill", "-s", "NOPE", "x"], "casemate: signal \"NOPE\": no such signal\nhint: for example TERM, SIGHUP or 9\n"],
@@ -71,6 +72,20 @@ describe("the command line", () => {
     await casemate.ok(["rm", "live-name"]);
   });
 
+  test("inspect shows what was asked for, and finds images too", async () => {
+    await casemate.ok(["create", "-q", "--name", "z", "--pids-limit", "9", "--cap-drop", "all", "--ulimit", "nofile=1:2", "--add-host", "db:10.1.2.3", "--shm-size", "1m", "--memory-reservation", "64m", "--log-opt", "max-size=1m", "busybox", "true"]);
+    await casemate.ok(["update", "--cpu-shares", "5", "z"]);
+    const [{ HostConfig: config, SizeRw: written }] = JSON.parse(await casemate.ok(["inspect", "-s", "z"])) as [{ readonly HostConfig: Readonly<Record<string, unknown>>; readonly SizeRw: number }];
+    const expected = { PidsLimit: 9, CapDrop: ["ALL"], CapAdd: null, Ulimits: [{ Name: "nofile", Hard: 2, Soft: 1 }], ExtraHosts: ["db:10.1.2.3"], ShmSize: 1024 ** 2, MemoryReservation: 64 * 1024 ** 2, CpuShares: 5, LogConfig: { Type: "json-file", Config: { "max-size": "1048576" } } };
+    assert.deepEqual({ ...config, ...expected }, config);
+    assert.equal(written, 0);
+    assert.equal(await casemate.ok(["inspect", "-f", "{{json .RepoTags}}", "busybox"]), await casemate.ok(["image", "inspect", "-f", "{{json .RepoTags}}", "busybox"]));
+    const { code, stdout, stderr } = await casemate.run(["inspect", "--type", "container", "busybox"]);
+    assert.deepEqual([code, stdout, /no such container: busybox/.test(stderr)], [1, "[]\n", true]);
+    assert.match((await casemate.run(["inspect", "nobody"])).stderr, /no such container or image: nobody/);
+    await casemate.ok(["rm", "z"]);
+  });
+
   test("options after the image are the container's", async () => {
     const { code, stderr } = await casemate.run(["create", "-q", "--name", "x", "busybox", "ls", "--nmae", "-it"]);
     assert.equal(code, 0, stderr);
@@ -83,8 +98,10 @@ describe("the command line", () => {
       assert.equal(await casemate.ok(["ps", ...args, "--format", "{{.Names}}"]), names, args.join(" "));
     }
     assert.equal(await casemate.ok(["events", "--since", "1h", "--until", "0s", "--filter", "container=y", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]), "");
-    assert.match(await casemate.ok(["container", "prune", "-f", "--filter", "label=of=test"]), /^Deleted Containers:\n[0-9a-f]{64}\n\nTotal reclaimed space: 0B$/);
+    assert.match(await casemate.ok(["container", "prune", "-f", "--filter", "until=1h"]), /^Total reclaimed space: 0B$/);
+    assert.match(await casemate.ok(["container", "prune", "-f", "--filter", "until=0s", "--filter", "label=of=test"]), /^Deleted Containers:\n[0-9a-f]{64}\n\nTotal reclaimed space: 0B$/);
     assert.equal(await casemate.ok(["ps", "-a", "--format", "table {{.Names}}\\t{{.State}}"]), "NAMES     STATE\nx         created");
     assert.equal(await casemate.ok(["ps", "-a", "--format", "{names} {state}"]), "x created");
+    assert.match(await casemate.ok(["ps", "-as"]), /NAMES +SIZE\n.* x +0B \(virtual [\d.]+MB\)$/);
   });
 });

@@ -1,7 +1,7 @@
-// pull, images, rmi and build as a user calls them, against a real registry, podman's storage and its
+// pull, images, save, load, rmi and build as a user calls them, against a real registry, podman's storage and its
 // service in docker's place. No VM.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -180,6 +180,32 @@ test("rmi of several images does what it can, and says what it could not", { ski
   assert.equal(code, 1);
   assert.match(stderr, /no such image: no-such-image\nhint: `casemate images` lists the images/);
   assert.match(stdout, /^Untagged: .*\nDeleted: /);
+});
+
+test("save and load: several images in one archive, of ours, of podman's, and one with two names", { skip, timeout: timeoutMs }, async () => {
+  writeOciLayout(join(folder, "second"), [compress.gzip(tarBytes([{ path: "other", type: "file", content: "other" }]))]);
+  await casemate.ok(["pull", tagged]);
+  await casemate.ok(["pull", `oci:${join(folder, "second")}:image`]);
+  await casemate.ok(["tag", tagged, "again:1"]);
+  const names = [tagged, "localhost/second:image", "again:1"];
+  const both = join(folder, "both.tar");
+  writeFileSync(both, "written over");
+  await casemate.ok(["save", "-o", both, ...names]);
+  const { code, stderr } = await casemate.run(["save", "-o", both, tagged, "nobody"]);
+  assert.deepEqual([code, /no such image: nobody/.test(stderr)], [125, true]);
+  const layers = async (): Promise<string> => casemate.ok(["image", "inspect", "--format", "{{json .RootFS.Layers}} {{json .Config.Cmd}}", ...names]);
+  const before = await layers();
+  const loadedBy = [await podman.ok("load", "--quiet", "--input", both), join(folder, "podman.tar")] as const;
+  for (const name of ["localhost/second:image", tagged]) assert.ok(loadedBy[0].includes(name), loadedBy[0]);
+  await podman.ok("save", "--quiet", "--multi-image-archive", "--output", loadedBy[1], tagged, "localhost/second:image", "docker.io/library/again:1");
+  for (const archive of [both, loadedBy[1]]) {
+    await casemate.ok(["rmi", ...names]);
+    assert.deepEqual((await casemate.ok(["load", "-q", "-i", archive])).split("\n").sort(), names.map((name) => `Loaded image: ${name}`).sort(), archive);
+    assert.equal(await layers(), before, archive);
+    assert.equal(new Set((await casemate.ok(["images", "-q"])).split("\n")).size, 2, archive);
+  }
+  assert.deepEqual(readdirSync(folder).filter((name) => name.endsWith(".part")), []);
+  await casemate.ok(["rmi", ...names]);
 });
 
 test("build says how to build instead", { skip, timeout: timeoutMs }, async () => {

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { parseImageName, shortRepository, shownName } from "../../host/storage/images/image-name.ts";
 import { ImageStore, type StoredImage } from "../../host/storage/images/image-store.ts";
+import type { StateFolders } from "../../host/store/paths.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { exitCodes, exitWith, reportError } from "../exit.ts";
 import { formatHelp, formatObjects, parseFormat } from "../format/format-option.ts";
@@ -10,13 +11,11 @@ export function define(command: Command): void {
     .argument("<image...>", "names or ids")
     .option("-f, --format <format>", formatHelp, "json")
     .action(async (references: readonly string[], flags: { readonly format: string }) => {
-      const store = new ImageStore(foldersOf(command));
       const found: object[] = [];
       let failed = false;
       for (const reference of references) {
         try {
-          const image = store.require(reference);
-          found.push(describe(image, store.readConfig(image)));
+          found.push(inspectImage(foldersOf(command), reference));
         } catch (error) {
           reportError(error, globalOptions(command).debug ?? false);
           failed = true;
@@ -25,6 +24,13 @@ export function define(command: Command): void {
       process.stdout.write(formatObjects(found, parseFormat(flags.format)));
       await exitWith(failed ? exitCodes.someFailed : 0);
     });
+}
+
+/** What docker's inspect says of that image. @throws RuntimeError `not_found` (reason `image_not_found`). */
+export function inspectImage(folders: StateFolders, reference: string): object {
+  const store = new ImageStore(folders);
+  const image = store.require(reference);
+  return describe(image, store.readConfig(image));
 }
 
 /** The image's own configuration, as its maker wrote it (OCI image-spec, config.md). */
@@ -37,7 +43,6 @@ interface RawConfig {
   readonly history?: readonly { readonly comment?: string }[];
 }
 
-/** What docker's inspect says of the same image. */
 function describe(image: StoredImage, parsed: unknown): object {
   const raw = parsed as RawConfig; // a blob whose digest was checked; its fields are only shown
   const tags = image.names.filter((name) => !name.includes("@")).map(shownName);
@@ -51,7 +56,8 @@ function describe(image: StoredImage, parsed: unknown): object {
     Created: image.created,
     DockerVersion: "",
     Author: raw.author ?? "",
-    Config: raw.config ?? {},
+    // What docker shows of every image, whether it says something of it or not.
+    Config: { User: "", Env: null, Cmd: null, Volumes: null, WorkingDir: "", Entrypoint: null, Labels: null, ...raw.config },
     Architecture: raw.architecture ?? "",
     Os: raw.os ?? "",
     Size: image.sizeBytes,

@@ -1,30 +1,35 @@
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
+import { readFileSync } from "node:fs";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import type { OciResources, OciSpec } from "../../shared/oci/runtime-spec.ts";
+import { readContainerSize, type ContainerSize } from "../../host/store/container-size.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus, hasProcesses } from "../../host/store/container-store.ts";
 import type { HealthCheck, HealthState } from "../../host/store/health.ts";
 import { containerPaths, sandboxPaths, type StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
-import { noRestart } from "../../host/store/restart-policy.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { formatObjects, parseFormat } from "../format/format-option.ts";
 import { formatTime } from "../format/time.ts";
 import { exitWith, reportError } from "../exit.ts";
+import { byContainerPort, describeHostConfig } from "./inspect-host-config.ts";
+
+/** What an object can be. */
+type ObjectType = "container" | "image";
 
 export function define(command: Command): void {
   command
-    .argument("<container...>", "names or ids")
+    .argument("<name...>", "names or ids of containers or images")
     .option("-f, --format <format>", "\"json\", or a template such as '{{.State.Status}}'")
+    .option("-s, --size", "with what containers take of the disk")
+    .addOption(new Option("--type <type>", "look for these alone").choices(["container", "image"]))
     .addHelpText("after", "\nExample:\n  casemate inspect web | jq '.[0].Sandbox'")
-    .action(async (names: readonly string[], flags: { readonly format?: string }) => {
+    .action(async (names: readonly string[], flags: { readonly format?: string; readonly size?: boolean; readonly type?: ObjectType }) => {
       const format = parseFormat(flags.format ?? "json");
-      const folders = foldersOf(command);
-      const store = new ContainerStore(folders);
       const found: object[] = [];
       let failed = false;
       for (const name of names) {
         try {
-          const record = store.find(name);
-          found.push(await describe(folders, record, readPresentStatus(store, record)));
+          found.push(await find(foldersOf(command), name, flags.type, flags.size ?? false));
         } catch (error) {
           reportError(error, globalOptions(command).debug ?? false);
           failed = true;
@@ -35,10 +40,33 @@ export function define(command: Command): void {
     });
 }
 
+/** A container of that name, or else an image, as docker has it. */
+async function find(folders: StateFolders, name: string, type: ObjectType | undefined, size: boolean): Promise<object> {
+  const store = new ContainerStore(folders);
+  try {
+    if (type === "image") return await findImage(folders, name);
+    const record = store.find(name);
+    return await describe(folders, record, readPresentStatus(store, record), size ? readContainerSize(folders, record) : undefined);
+  } catch (error) {
+    if (type !== undefined || !RuntimeError.is(error, "not_found") || error.reason !== "container_not_found") throw error;
+  }
+  try {
+    return await findImage(folders, name);
+  } catch (error) {
+    if (!RuntimeError.is(error, "not_found")) throw error;
+    throw new RuntimeError("not_found", `no such container or image: ${name}`, { reason: "container_not_found", hint: "`casemate ps -a` and `casemate images` list what there is" });
+  }
+}
+
+/** Loaded for images alone. */
+async function findImage(folders: StateFolders, name: string): Promise<object> {
+  const { inspectImage } = await import("./image-inspect.ts");
+  return inspectImage(folders, name);
+}
+
 /** What docker's inspect says of the same container, and the sandbox it is in. */
-async function describe(folders: StateFolders, record: ContainerRecord, status: ContainerStatus): Promise<object> {
+async function describe(folders: StateFolders, record: ContainerRecord, status: ContainerStatus, size: ContainerSize | undefined): Promise<object> {
   const running = hasProcesses(status.status);
-  const policy = record.settings?.restart ?? noRestart;
   const paths = containerPaths(folders, record.containerId);
   const [path, ...args] = [...record.entrypoint, ...record.command];
   return {
@@ -67,18 +95,8 @@ async function describe(folders: StateFolders, record: ContainerRecord, status: 
     RestartCount: status.restart?.count ?? 0,
     Driver: "overlay",
     Platform: "linux",
-    HostConfig: {
-      Binds: record.volumes.map(({ source, name, destination, readOnly }) => `${name === "" ? source : name}:${destination}${readOnly ? ":ro" : ""}`),
-      NetworkMode: record.network,
-      PortBindings: byContainerPort(record.ports, (port) => ({ HostIp: port.hostAddress, HostPort: port.hostPorts === undefined ? "" : String(port.hostPorts.first) })),
-      RestartPolicy: { Name: policy.name, MaximumRetryCount: policy.maxRetries },
-      AutoRemove: record.autoRemove,
-      Privileged: record.privileged,
-      ReadonlyRootfs: record.readOnlyRootfs,
-      Memory: record.memoryBytes,
-      NanoCpus: Math.round(record.cpus * 1e9),
-      Runtime: "casemate",
-    },
+    HostConfig: describeHostConfig(record, readLimits(paths.spec)),
+    ...(size && { SizeRw: size.layerBytes, SizeRootFs: size.layerBytes + size.imageBytes }),
     Mounts: record.volumes.map((volume) => ({
       Type: volume.type,
       ...(volume.name !== "" && { Name: volume.name }),
@@ -126,11 +144,9 @@ function describeCheck({ test, intervalMs, timeoutMs, retries, startPeriodMs }: 
   return { Test: test, Interval: intervalMs * 1e6, Timeout: timeoutMs * 1e6, StartPeriod: startPeriodMs * 1e6, Retries: retries };
 }
 
-/** docker's shape: `80/tcp` to all the host ports that lead there. */
-function byContainerPort<Port extends { readonly containerPort: number; readonly protocol: string }>(ports: readonly Port[], toBinding: (port: Port) => object): Readonly<Record<string, object[]>> {
-  const bindings: Record<string, object[]> = {};
-  for (const port of ports) (bindings[`${port.containerPort}/${port.protocol}`] ??= []).push(toBinding(port));
-  return bindings;
+/** A container's limits, which may have changed since it was made. */
+function readLimits(specPath: string): OciResources {
+  return (JSON.parse(readFileSync(specPath, "utf8")) as OciSpec).linux?.resources ?? {}; // written by buildSpec()
 }
 
 /** What the owner says of the sandbox. */

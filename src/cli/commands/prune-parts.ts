@@ -6,8 +6,10 @@ import { imageUsers } from "../../host/containers/image-users.ts";
 import { ContainerStore, type ContainerRecord, isActive } from "../../host/store/container-store.ts";
 import type { StateFolders } from "../../host/store/paths.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
+import { collect } from "../command.ts";
 import { fitsLabel, parseFilter } from "../format/filter.ts";
 import { formatSize } from "../format/size.ts";
+import { parseMoment } from "../format/time.ts";
 import { ask } from "../terminal/ask.ts";
 
 /** Asks unless told not to. @throws RuntimeError `failed_precondition` (reason `no_terminal`) when nobody can answer. */
@@ -17,33 +19,49 @@ export async function confirmed(force: boolean | undefined, what: string): Promi
   return /^y(es)?$/i.test(await ask(`This removes ${what}. Continue? [y/N] `, { hidden: false }));
 }
 
-/** Keys of `--filter`. */
-const filterKeys = ["label"];
+/** What `--filter` leaves to be removed. */
+export interface PruneFilter {
+  /** Made before that, in milliseconds since 1970. */
+  readonly beforeUnixMs: number;
+  /** `NAME` or `NAME=VALUE`: all of them. */
+  readonly labels: readonly string[];
+  /** None of these. */
+  readonly notLabels: readonly string[];
+}
 
 /** The option of all commands that prune. */
 export function addFilterOption(command: Command): Command {
-  return command.option("--filter <label=name>", "only what has this label: NAME or NAME=VALUE", collectLabel);
+  return command.option("--filter <key=value>", "only what was made before: until=24h or until=2026-01-31; what has a label or has it not: label=NAME[=VALUE], label!=NAME", collect);
 }
 
-function collectLabel(text: string, before: readonly string[] | undefined): string[] {
-  return [...(before ?? []), parseFilter(text, filterKeys).value];
+/** @throws RuntimeError `invalid_argument` (reasons `bad_filter`, `bad_time`). */
+export function parsePruneFilter(texts: readonly string[] = [], nowMs = Date.now()): PruneFilter {
+  const filters = texts.map((text) => parseFilter(text, ["until", "label", "label!"]));
+  const valuesOf = (wanted: string): string[] => filters.filter(({ key }) => key === wanted).map(({ value }) => value);
+  return { beforeUnixMs: Math.min(...valuesOf("until").map((text) => parseMoment(text, "--filter until", nowMs)), Infinity), labels: valuesOf("label"), notLabels: valuesOf("label!") };
 }
 
-/** Removes containers that do not run, and have all the labels. */
-export async function pruneContainers(folders: StateFolders, labels: readonly string[] = []): Promise<ContainerRecord[]> {
+/** Whether something made then, with these labels, is to be removed. */
+export function isPruned({ beforeUnixMs, labels, notLabels }: PruneFilter, createdAtUnixMs: number, own: Readonly<Record<string, string>>): boolean {
+  return createdAtUnixMs < beforeUnixMs && labels.every((label) => fitsLabel(own, label)) && !notLabels.some((label) => fitsLabel(own, label));
+}
+
+/** Removes containers that do not run, and that the filter leaves. */
+export async function pruneContainers(folders: StateFolders, filter: PruneFilter): Promise<ContainerRecord[]> {
   const store = new ContainerStore(folders);
-  const ended = store.list().filter((record) => !isActive(readPresentStatus(store, record).status) && labels.every((label) => fitsLabel(record.labels, label)));
+  const ended = store.list().filter((record) => !isActive(readPresentStatus(store, record).status) && isPruned(filter, record.createdAtUnixMs, record.labels));
   for (const record of ended) await removeContainer(folders, record, { force: false });
   return ended;
 }
 
-/** Removes images that no container needs, and that have all the labels: those without a name, or all. */
-export async function pruneImages(folders: StateFolders, all: boolean, labels: readonly string[] = []): Promise<{ readonly names: readonly string[]; readonly bytes: number }> {
+/** Removes images that no container needs, and that the filter leaves: those without a name, or all. */
+export async function pruneImages(folders: StateFolders, all: boolean, filter: PruneFilter): Promise<{ readonly names: readonly string[]; readonly bytes: number }> {
   const images = new ImageStore(folders);
   const used = imageUsers(folders);
   const names: string[] = [];
   let bytes = 0;
-  for (const image of images.list().filter(({ manifestDigest, names: own }) => !used.has(manifestDigest) && (all || own.length === 0)).filter((image) => labels.every((label) => fitsLabel(images.labelsOf(image), label)))) {
+  const unused = images.list().filter(({ manifestDigest, names: own }) => !used.has(manifestDigest) && (all || own.length === 0));
+  for (const image of unused.filter((one) => isPruned(filter, one.created === "" ? 0 : Date.parse(one.created), images.labelsOf(one)))) {
     const { untagged, deleted } = await images.remove(image.id, { force: true, usedBy: () => [] });
     names.push(...untagged);
     if (deleted !== undefined) bytes += image.sizeBytes;

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { formatPublished } from "../../host/network/publish.ts";
+import { readContainerSize, type ContainerSize } from "../../host/store/container-size.ts";
 import { ContainerStore, type ContainerRecord, type ContainerStatus, hasProcesses, isActive } from "../../host/store/container-store.ts";
 import type { HealthState } from "../../host/store/health.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
@@ -7,6 +8,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { collect, foldersOf } from "../command.ts";
 import { fitsLabel, parseFilter, type Filter } from "../format/filter.ts";
 import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
+import { formatSize } from "../format/size.ts";
 import { formatTable } from "../format/table.ts";
 import { formatAgo, formatDuration, formatTime } from "../format/time.ts";
 
@@ -15,6 +17,7 @@ interface Flags {
   readonly latest?: boolean;
   readonly last?: number;
   readonly quiet?: boolean;
+  readonly size?: boolean;
   readonly trunc: boolean;
   readonly format?: string;
   readonly filter?: readonly string[];
@@ -22,6 +25,7 @@ interface Flags {
 
 interface Row {
   readonly record: ContainerRecord;
+  readonly size: ContainerSize;
   readonly status: ContainerStatus;
 }
 
@@ -31,6 +35,7 @@ export function define(command: Command): void {
     .option("-n, --last <number>", "so many of the newest, also those that do not run", parseCount)
     .option("-l, --latest", "the newest, also if it does not run")
     .option("-q, --quiet", "ids alone")
+    .option("-s, --size", "what they take of the disk: the writable layer, and with their image")
     .option("--no-trunc", "whole ids and commands")
     .option("-f, --filter <key=value>", "only those with this name, id, status, label, ancestor or health", collect)
     .option("--format <format>", formatHelp)
@@ -40,7 +45,7 @@ export function define(command: Command): void {
       const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
       const byStatus = filters.some(({ key }) => key === "status");
       const count = flags.latest === true ? 1 : flags.last;
-      const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record) }))
+      const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record), size: readContainerSize(store.folders, record) }))
         .filter(({ status }) => flags.all === true || count !== undefined || byStatus || isActive(status.status))
         .filter((row) => filters.every((filter) => matches(row, filter)));
       process.stdout.write(format(rows.slice(0, count), flags));
@@ -55,9 +60,10 @@ function parseCount(text: string): number {
 function format(rows: readonly Row[], flags: Flags): string {
   const id = (record: ContainerRecord): string => idOf(record, flags.trunc);
   if (flags.quiet === true) return rows.map(({ record }) => `${id(record)}\n`).join("");
+  const size = <T>(value: T): T[] => (flags.size === true ? [value] : []);
   return formatRows(rows.map((row) => toJson(row, flags.trunc)), parseFormat(flags.format ?? "table"), () => formatTable(
-    ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"],
-    rows.map(({ record, status }) => [id(record), record.image, commandOf(record, flags.trunc), formatAgo(record.createdAtUnixMs), describeStatus(status), portsOf(status), record.name]),
+    ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES", ...size("SIZE")],
+    rows.map(({ record, status, size: bytes }) => [id(record), record.image, commandOf(record, flags.trunc), formatAgo(record.createdAtUnixMs), describeStatus(status), portsOf(status), record.name, ...size(describeSize(bytes))]),
     flags.trunc ? undefined : Infinity,
   ), { ID: "CONTAINER ID", RunningFor: "CREATED" });
 }
@@ -66,7 +72,7 @@ function idOf({ containerId }: ContainerRecord, truncate: boolean): string {
   return truncate ? containerId.slice(0, 12) : containerId;
 }
 
-function toJson({ record, status }: Row, truncate: boolean): object {
+function toJson({ record, status, size }: Row, truncate: boolean): object {
   return {
     ID: idOf(record, truncate),
     Image: record.image,
@@ -80,9 +86,13 @@ function toJson({ record, status }: Row, truncate: boolean): object {
     LocalVolumes: String(record.volumes.filter(({ type }) => type === "volume").length),
     Mounts: record.volumes.map(({ name, source }) => (name === "" ? source : name)).join(","),
     Networks: record.network,
-    Size: "0B",
+    Size: describeSize(size),
     Labels: Object.entries(record.labels).map(([name, value]) => `${name}=${value}`).join(","),
   };
+}
+
+function describeSize({ layerBytes, imageBytes }: ContainerSize): string {
+  return `${formatSize(layerBytes)} (virtual ${formatSize(layerBytes + imageBytes)})`;
 }
 
 /** Longest command shown. */

@@ -41,10 +41,11 @@ export function parseDuration(text: string, option: string): number {
 
 const secondsOf: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3_600, d: 86_400 };
 
-/** A moment as docker takes it, in milliseconds since 1970: a date, seconds since 1970, or a time ago such as `10m`. @throws RuntimeError `invalid_argument`. */
+/** A moment as docker takes it, in milliseconds since 1970: a date, seconds since 1970, or a time ago such as `10m` or `1h30m`. @throws RuntimeError `invalid_argument`. */
 export function parseMoment(text: string, option: string, nowMs = Date.now()): number {
-  const ago = /^(\d+(?:\.\d+)?)([smhd])$/.exec(text);
-  const moment = ago !== null ? nowMs - Number(ago[1]) * (secondsOf[ago[2] ?? ""] ?? 0) * 1000 : /^\d+(\.\d+)?$/.test(text) ? Number(text) * 1000 : Date.parse(text);
+  const ago = [...text.matchAll(/(\d+(?:\.\d+)?)([smhd])/g)];
+  const isAgo = text !== "" && ago.map(([part]) => part).join("") === text;
+  const moment = isAgo ? nowMs - ago.reduce((sum, [, number, unit = ""]) => sum + Number(number) * (secondsOf[unit] ?? 0) * 1000, 0) : /^\d+(\.\d+)?$/.test(text) ? Number(text) * 1000 : Date.parse(text);
   if (!Number.isFinite(moment)) throw new RuntimeError("invalid_argument", `${option} "${text}": must be a date, seconds since 1970, or a time ago such as 10m`, { reason: "bad_time" });
   return Math.round(moment);
 }

@@ -94,7 +94,7 @@ function sourceOf(reference: string): { readonly source: string; readonly name: 
   const [path = "", ...tag] = rest.split(":");
   if (!existsSync(path)) throw new RuntimeError("not_found", `image "${reference}": "${path}" does not exist`, { reason: "image_not_found", hint: "check the path" });
   const base = (path.split("/").at(-1) ?? "").replace(/\.(tar|tgz|tar\.gz)$/, "").toLowerCase();
-  const label = tag.join(":");
+  const label = tag.join(":").replace(/^@/, "image-"); // `@2` is skopeo's third image of an archive
   const name = label.includes("/") || label.includes(":") ? label : `localhost/${base}:${label === "" ? "latest" : label}`;
   return { source: reference, name: formatImageName(parseImageName(name)) };
 }
