@@ -1,8 +1,8 @@
 import { Command, type OutputConfiguration } from "commander";
 import { packageVersion } from "../host/config/package-root.ts";
 import type { CommandModule } from "./command.ts";
-import { groups } from "./commands/groups.ts";
-import { defineRefused, refusedCommands } from "./commands/refused.ts";
+import { groups, memberAliases as aliases } from "./commands/groups.ts";
+import { defineRefused, isRefused } from "./commands/refused.ts";
 
 /** Every command: a line for the help, and how to load it. */
 const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<CommandModule> }>> = {
@@ -70,8 +70,10 @@ async function defineGroup(program: Command, groupName: string, args: readonly s
   command.addHelpText("after", `\nExample:\n  casemate ${groupName} ${Object.keys(members)[0] ?? ""} --help`);
   if (args === undefined) return;
   const wanted = memberOf(groupName, args);
+  // `image push` is refused as `push` is.
+  if (wanted !== undefined && !(wanted in members) && isRefused(wanted)) defineRefused(command.command(wanted, { hidden: true }).exitOverride(), wanted);
   for (const [name, load] of Object.entries(members)) {
-    const member = command.command(name).configureOutput(mistakeOutput(`casemate ${groupName} ${name}`)).exitOverride();
+    const member = command.command(name).aliases(aliases[name] ?? []).configureOutput(mistakeOutput(`casemate ${groupName} ${name}`)).exitOverride();
     if (wanted === undefined || !(wanted in members) || name === wanted) (await load()).define(member);
   }
 }
@@ -99,13 +101,13 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
     .enablePositionalOptions()
     .option("--root <dir>", "keep all state below this folder (default: the system's for root, yours otherwise)")
     .option("-D, --debug", "print the whole chain of causes of an error")
-    .version(`casemate version ${packageVersion()}`, "--version", "show the version")
+    .version(`casemate version ${packageVersion()}`, "-v, --version", "show the version")
     .configureOutput(mistakeOutput("casemate"))
     .exitOverride()
     .addHelpText("after", examples);
   // Without a command (help, a slip of the pen) every command is loaded, and the parser says what is wrong.
-  if (name !== undefined && Object.hasOwn(refusedCommands, name)) defineRefused(program.command(name, { hidden: true }).exitOverride(), name);
-  const loadAll = name === undefined || !(name in commands || name in groups || name in refusedCommands);
+  if (name !== undefined && isRefused(name)) defineRefused(program.command(name, { hidden: true }).exitOverride(), name);
+  const loadAll = name === undefined || !(name in commands || name in groups || isRefused(name));
   for (const [commandName, { summary, load }] of Object.entries(commands)) {
     const command = program.command(commandName).description(summary).configureOutput(mistakeOutput(`casemate ${commandName}`)).exitOverride();
     if (loadAll || commandName === name) (await load()).define(command);

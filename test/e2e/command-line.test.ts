@@ -4,7 +4,7 @@
 // - inspect has docker's keys, and finds images too
 // - a mistyped command or option gets the nearest one, everything else the way to the help
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { useCasemate } from "../support/cli.ts";
@@ -30,7 +30,8 @@ describe("the command line", () => {
 
   test("version says which casemate and which Node", async () => {
     const { version } = JSON.parse(readFileSync(join(import.meta.dirname, "../../package.json"), "utf8")) as { version: string };
-    assert.equal(await casemate.ok(["--version"]), `casemate version ${version}`);
+    for (const option of ["--version", "-v"]) assert.equal(await casemate.ok([option]), `casemate version ${version}`);
+    assert.equal(await casemate.ok(["version", "-f", "{version}"]), version);
     assert.match(await casemate.ok(["version"]), new RegExp(`^casemate ${version.replaceAll(".", "\\.")}\nNode.js  24\\.21\\.0\n`));
     assert.deepEqual(JSON.parse(await casemate.ok(["version", "--format", "json"])), { Version: version, Node: "24.21.0", Os: "linux", Arch: "x64" });
   });
@@ -48,6 +49,11 @@ describe("the command line", () => {
       [["ps", "--format", "yaml"], "casemate: --format \"yaml\": is neither \"json\" nor \"table\" nor a template\nhint: for example --format json, or --format '{{.Name}}'; for more than fields use json and jq\n"],
       [["kill", "-s", "NOPE", "x"], "casemate: signal \"NOPE\": no such signal\nhint: for example TERM, SIGHUP or 9\n"],
       [["pull", "--tls-verify", "busybox", "x"], "casemate: option '--tls-verify <yes>' argument 'busybox' is invalid. Allowed choices are true, false.\nhint: see `casemate pull --help`\n"],
+      [["info"], "casemate: casemate has no command \"info\"\nhint: `casemate check` says what this machine can do, `casemate version` which versions run\n"],
+      [["image", "push", "x"], "casemate: casemate has no command \"push\"\nhint: push with `podman push` or `skopeo copy`\n"],
+      [["system", "df"], "casemate: casemate has no command \"df\"\nhint: `casemate images`, `casemate ps -as`, `casemate template ls` and `casemate snapshot ls` show what takes the disk\n"],
+      [["pull", "--platform", "linux/s390x", "busybox"], "casemate: --platform \"linux/s390x\": only linux/amd64 can run here\nhint: use an image of this machine's kind\n"],
+      [["load", "-i", import.meta.filename], `casemate: load image "${import.meta.filename}": tar: This does not look like a tar archive\nhint: give an archive that docker, podman or casemate has saved\n`],
       [["run", "-p"], "casemate: option '-p, --publish <[ip:]host:container[/udp]>' argument missing\nhint: see `casemate run --help`\n"],
     ];
     for (const [args, expected] of cases) {
@@ -84,6 +90,15 @@ describe("the command line", () => {
     assert.deepEqual([code, stdout, /no such container: busybox/.test(stderr)], [1, "[]\n", true]);
     assert.match((await casemate.run(["inspect", "nobody"])).stderr, /no such container or image: nobody/);
     await casemate.ok(["rm", "z"]);
+    const limited = "{{json .HostConfig.NanoCpus}} {{json .HostConfig.NetworkMode}} {{json .HostConfig.DnsOptions}}";
+    await casemate.ok(["create", "-q", "--name", "z", "--cpu-quota", "50000", "--net", "none", "--dns-opt", "ndots:2", "-v", "/scratch", "-v", "kept:/kept", "busybox", "true"]);
+    assert.equal(await casemate.ok(["container", "inspect", "-f", limited, "z"]), "500000000 \"none\" [\"ndots:2\"]");
+    const sources = (await casemate.ok(["inspect", "-f", "{{json .Mounts}}", "z"])).match(/[^"]*\/volumes\/[^"]*(?=\/_data)/g) ?? [];
+    for (const source of sources) mkdirSync(source, { recursive: true });
+    await casemate.ok(["rm", "-v", "z"]);
+    assert.deepEqual(sources.map((source) => existsSync(source)), [false, true], "the one without a name is gone");
+    assert.equal(await casemate.ok(["container", "list", "-aq"]), "");
+    assert.equal(await casemate.ok(["image", "list", "-aq"]), await casemate.ok(["images", "-q"]));
   });
 
   test("options after the image are the container's", async () => {
@@ -94,7 +109,7 @@ describe("the command line", () => {
     assert.equal(await casemate.ok(["inspect", "-f", "{{.Name}} {{.State.Status}} {{json .Config.Cmd}}", "x"]), "/x created [\"ls\",\"--nmae\",\"-it\"]");
     assert.match((await casemate.run(["rename", "x", "x"])).stderr, /^casemate: rename container "x": that is its name already\nhint: choose another name\n$/);
     await casemate.ok(["create", "-q", "--name", "y", "-l", "of=test", "busybox", "true"]);
-    for (const [args, names] of [[["-a"], "y\nx"], [["-l"], "y"], [["-n", "1", "--filter", "name=x"], "x"], [["-n", "2"], "y\nx"], [["-a", "--filter", "label=of"], "y"], [["-a", "--filter", "label=of=x"], ""]] as const) {
+    for (const [args, names] of [[["-a"], "y\nx"], [["-l"], "y"], [["-n", "1", "--filter", "name=x"], "x"], [["-n", "2"], "y\nx"], [["-a", "--filter", "label=of"], "y"], [["-a", "--filter", "label=of=x"], ""], [["-a", "--filter", "name=^x$"], "x"], [["-a", "--filter", "before=y"], "x"], [["-a", "--filter", "since=x"], "y"], [["--filter", "exited=0"], ""], [["-a", "--filter", "network=none"], ""]] as const) {
       assert.equal(await casemate.ok(["ps", ...args, "--format", "{{.Names}}"]), names, args.join(" "));
     }
     assert.equal(await casemate.ok(["events", "--since", "1h", "--until", "0s", "--filter", "container=y", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]), "");

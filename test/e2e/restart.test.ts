@@ -2,7 +2,8 @@
 // - on-failure with a number of times: so many restarts, then it has ended
 // - always: after the death of its VM, and when the owner dies with it; stop ends it, also in the pause before a restart
 // - update changes the policy; what cannot be is refused
-// - after a reboot (the run folder is gone) what `casemate setup systemd` has run starts what is due, and no other
+// - after a reboot (the run folder is gone) what `casemate setup systemd` has run starts what is due, and no other: what the
+//   user stopped comes back with always, and stays down with unless-stopped
 import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -89,6 +90,9 @@ describe("restart policies", { skip }, () => {
     await casemate.ok(["start", "-q", "loop"]);
     assert.equal((await inspect("loop")).RestartCount, 0, "counted anew");
     await casemate.ok(["create", "-q", "--name", "never", "--restart", "always", "busybox", "sleep", "1000"]);
+    // docker's rule: whoever was stopped comes back with always, and stays down with unless-stopped.
+    for (const policy of ["always", "unless-stopped"]) await casemate.ok(["run", "-q", "-d", "--name", `stopped-${policy}`, "--restart", policy, "busybox", "sleep", "1000"]);
+    await casemate.ok(["stop", "-t", "0", "stopped-always", "stopped-unless-stopped"]);
     const { Sandbox: { ownerPid, vmmPid } } = await inspect("loop");
     const supervisor = readProcStat(ownerPid)?.parentPid ?? assert.fail("no owner");
     // What a power cut does: every process ends at once, and the run folder, a tmpfs, is empty afterwards.
@@ -107,10 +111,10 @@ describe("restart policies", { skip }, () => {
         const [file = "", ...args] = commands.get(key) ?? [];
         return (await runProcess(file, args, { env: process.env })).stdout.toString();
       };
-      assert.equal(await call("ExecStart"), "loop\n", "neither what has ended, nor what never ran");
-      assert.equal((await inspect("loop")).State.Status, "running");
+      assert.equal(await call("ExecStart"), "loop\nstopped-always\n", "neither what has ended or was to stay down, nor what never ran");
+      assert.deepEqual(await Promise.all(["loop", "stopped-always", "stopped-unless-stopped"].map(async (name) => (await inspect(name)).State.Status)), ["running", "running", "exited"]);
       assert.equal(await call("ExecStart"), "", "what runs is left alone");
-      assert.equal(await call("ExecStop"), "loop\n");
+      assert.deepEqual((await call("ExecStop")).trimEnd().split("\n").sort(), ["loop", "stopped-always"]);
       assert.equal((await inspect("loop")).State.Status, "exited");
       assert.equal(new ContainerStore(casemate.folders).find("loop").stopRequested, false, "a shutdown is no stop");
       assert.equal(await casemate.ok(["setup", "systemd", "--remove", "--unit-dir", folder]), `removed ${join(folder, "casemate.service")}`);

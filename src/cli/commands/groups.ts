@@ -45,5 +45,8 @@ export const groups: Readonly<Record<string, { readonly summary: string; readonl
       wait: () => import("./wait.ts"),
     },
   },
-  system: { summary: "work on everything: prune", members: { prune: () => import("./prune.ts") } },
+  system: { summary: "work on everything: events, prune", members: { events: () => import("./events.ts"), prune: () => import("./prune.ts") } },
 };
+
+/** Other names of members, docker's too. */
+export const memberAliases: Readonly<Record<string, readonly string[]>> = { ls: ["list"], rm: ["remove"] };

@@ -11,6 +11,7 @@ import { formatAgo } from "../format/time.ts";
 export function define(command: Command): void {
   command
     .argument("[name]", "only images of this name; * and ? stand for other characters")
+    .option("-a, --all", "all of them, as without it: there are no intermediate ones")
     .option("-f, --filter <key=value>", "only those with this reference or label, or with dangling=true without a name", collect)
     .option("-q, --quiet", "ids alone")
     .option("--no-trunc", "whole ids")

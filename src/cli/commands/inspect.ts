@@ -29,7 +29,7 @@ export function define(command: Command): void {
       let failed = false;
       for (const name of names) {
         try {
-          found.push(await find(foldersOf(command), name, flags.type, flags.size ?? false));
+          found.push(await find(foldersOf(command), name, flags.type ?? (command.parent?.name() === "container" ? "container" : undefined), flags.size ?? false));
         } catch (error) {
           reportError(error, globalOptions(command).debug ?? false);
           failed = true;

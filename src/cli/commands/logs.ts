@@ -10,12 +10,15 @@ import { containerPaths, sandboxPaths, type StateFolders } from "../../host/stor
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { foldersOf } from "../command.ts";
 import { exitWith } from "../exit.ts";
+import { parseMoment } from "../format/time.ts";
 
 interface Flags {
   readonly follow?: boolean;
   readonly tail?: string;
   readonly timestamps?: boolean;
   readonly vm?: boolean;
+  readonly since?: string;
+  readonly until?: string;
 }
 
 /** How often a growing log is looked at. */
@@ -27,8 +30,10 @@ export function define(command: Command): void {
     .option("-f, --follow", "go on until the container ends")
     .option("-n, --tail <lines>", "only the last lines; \"all\": everything")
     .option("-t, --timestamps", "begin each line with the time it was printed")
+    .option("--since <time>", "only what was printed since then: a date, seconds since 1970, or a time ago such as 10m")
+    .option("--until <time>", "only what was printed before that time")
     .option("--vm", "show the guest's console instead")
-    .addHelpText("after", "\nExamples:\n  casemate logs -f --tail 20 web\n  casemate logs --vm web                 what the guest's kernel and agent say")
+    .addHelpText("after", "\nExamples:\n  casemate logs -f --tail 20 web\n  casemate logs --since 10m web\n  casemate logs --vm web                 what the guest's kernel and agent say")
     .action(async (name: string, flags: Flags) => {
       const folders = foldersOf(command);
       const record = new ContainerStore(folders).find(name);
@@ -56,7 +61,8 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
   const printer = new LogPrinter(flags.timestamps ?? false);
   const position = new LogPosition();
   const lines = parseTail(flags.tail);
-  const output = outputOf(readContainerLog(log), position);
+  const times = parseTimes(flags);
+  const output = outputOf(readContainerLog(log), position, times);
   for (const entry of lines === undefined ? output : lastLines(output, lines)) await printer.print(entry);
   if (flags.follow !== true) return;
   const follower = new LogFollower(log);
@@ -64,9 +70,9 @@ async function showLog(folders: StateFolders, record: ContainerRecord, flags: Fl
     for (let running = true; running;) {
       // Looked at before reading: what was printed before the end is then read after it.
       const { status } = readPresentStatus(store, record);
-      running = isActive(status) && store.read(record.containerId) !== undefined;
+      running = BigInt(Date.now()) * 1_000_000n <= times.untilNanos && isActive(status) && store.read(record.containerId) !== undefined;
       // The follower begins with a file that was read already.
-      for (const entry of outputOf(follower.poll(), position)) await printer.print(entry);
+      for (const entry of outputOf(follower.poll(), position, times)) await printer.print(entry);
       // A container that prints nothing more would never let us find out by writing.
       if (readerIsGone(process.stdout.fd)) return;
       if (running) await delay(pollMs);
@@ -129,9 +135,20 @@ function parseTail(text: string | undefined): number | undefined {
   return Number(text);
 }
 
-/** The records with output that was not read before. */
-function* outputOf(records: Iterable<LogRecord>, position: LogPosition): Generator<LogRecord> {
-  for (const record of records) if (position.passes(record)) yield record;
+/** When what is shown was printed, in nanoseconds since 1970. */
+interface Times {
+  readonly sinceNanos: bigint;
+  readonly untilNanos: bigint;
+}
+
+function parseTimes({ since, until }: Flags): Times {
+  const nanos = (text: string, option: string): bigint => BigInt(parseMoment(text, option)) * 1_000_000n;
+  return { sinceNanos: since === undefined ? 0n : nanos(since, "--since"), untilNanos: until === undefined ? BigInt(Number.MAX_SAFE_INTEGER) * 1_000_000n : nanos(until, "--until") };
+}
+
+/** The records of that time with output that was not read before. */
+function* outputOf(records: Iterable<LogRecord>, position: LogPosition, { sinceNanos, untilNanos }: Times): Generator<LogRecord> {
+  for (const record of records) if (position.passes(record) && record.unixNanos >= sinceNanos && record.unixNanos <= untilNanos) yield record;
 }
 
 /** The records that hold the last lines of both streams together, the first one cut. */

@@ -6,7 +6,7 @@ import type { HealthState } from "../../host/store/health.ts";
 import { readPresentStatus } from "../../host/store/present-status.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { collect, foldersOf } from "../command.ts";
-import { fitsLabel, parseFilter, type Filter } from "../format/filter.ts";
+import { fitsLabel, fitsPattern, parseFilter, type Filter } from "../format/filter.ts";
 import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
 import { formatSize } from "../format/size.ts";
 import { formatTable } from "../format/table.ts";
@@ -37,17 +37,17 @@ export function define(command: Command): void {
     .option("-q, --quiet", "ids alone")
     .option("-s, --size", "what they take of the disk: the writable layer, and with their image")
     .option("--no-trunc", "whole ids and commands")
-    .option("-f, --filter <key=value>", "only those with this name, id, status, label, ancestor or health", collect)
+    .option("-f, --filter <key=value>", "only those that fit: name, id, status, exited, label, ancestor, health, volume, network; before or since another", collect)
     .option("--format <format>", formatHelp)
     .addHelpText("after", "\nExamples:\n  casemate ps -a\n  casemate ps -q --filter status=exited\n  casemate ps --format json | jq -r .Names")
     .action((flags: Flags) => {
       const store = new ContainerStore(foldersOf(command));
       const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
-      const byStatus = filters.some(({ key }) => key === "status");
+      const byStatus = filters.some(({ key }) => key === "status" || key === "exited");
       const count = flags.latest === true ? 1 : flags.last;
       const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record), size: readContainerSize(store.folders, record) }))
         .filter(({ status }) => flags.all === true || count !== undefined || byStatus || isActive(status.status))
-        .filter((row) => filters.every((filter) => matches(row, filter)));
+        .filter((row) => filters.every((filter) => matches(store, row, filter)));
       process.stdout.write(format(rows.slice(0, count), flags));
     });
 }
@@ -122,10 +122,15 @@ function portsOf(status: ContainerStatus): string {
   return hasProcesses(status.status) ? status.ports.map(formatPublished).join(", ") : "";
 }
 
-const filterKeys = ["name", "id", "status", "label", "ancestor", "health"];
+const filterKeys = ["name", "id", "status", "exited", "label", "ancestor", "health", "volume", "network", "before", "since"];
 
-function matches({ record, status }: Row, { key, value }: Filter): boolean {
-  if (key === "name") return record.name.includes(value);
+function matches(store: ContainerStore, { record, status }: Row, { key, value }: Filter): boolean {
+  if (key === "name") return fitsPattern(record.name, value);
+  if (key === "exited") return status.status === "exited" && String(status.exitCode) === value;
+  if (key === "volume") return record.volumes.some(({ name, source, destination }) => [name, source, destination].includes(value));
+  if (key === "network") return record.network === value;
+  if (key === "before") return record.createdAtUnixMs < store.find(value).createdAtUnixMs;
+  if (key === "since") return record.createdAtUnixMs > store.find(value).createdAtUnixMs;
   if (key === "id") return record.containerId.startsWith(value);
   if (key === "status") return status.status === value;
   if (key === "health") return (status.status === "running" ? status.health?.status ?? "none" : "none") === value;

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { removeContainer } from "../../host/containers/end-container.ts";
+import { removeAnonymousVolumes } from "../../host/storage/shares/anonymous-volumes.ts";
 import { ContainerStore } from "../../host/store/container-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { forEach } from "./each.ts";
@@ -9,13 +10,16 @@ export function define(command: Command): void {
   command
     .argument("<container...>", "names or ids")
     .option("-f, --force", "also running ones; none of that name is fine")
+    .option("-v, --volumes", "with their volumes that were given no name")
     .addHelpText("after", "\nExamples:\n  casemate rm -f web\n  casemate rm $(casemate ps -aq --filter status=exited)")
-    .action(async (names: readonly string[], flags: { readonly force?: boolean }) => {
+    .action(async (names: readonly string[], flags: { readonly force?: boolean; readonly volumes?: boolean }) => {
       const folders = foldersOf(command);
       const force = flags.force ?? false;
       await forEach(names, globalOptions(command).debug ?? false, async (name) => {
         try {
-          await removeContainer(folders, new ContainerStore(folders).find(name), { force });
+          const record = new ContainerStore(folders).find(name);
+          await removeContainer(folders, record, { force });
+          if (flags.volumes === true) removeAnonymousVolumes(folders, record);
         } catch (error) {
           if (!(force && RuntimeError.is(error) && error.reason === "container_not_found")) throw error;
         }

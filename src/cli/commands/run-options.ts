@@ -28,7 +28,10 @@ export interface RunFlags extends SettingsFlags, HealthFlags {
   readonly publish?: readonly string[];
   readonly publishAll?: boolean;
   readonly network?: string;
+  readonly net?: string;
   readonly cpus?: string;
+  readonly cpuPeriod?: string;
+  readonly cpuQuota?: string;
   readonly memory?: string;
   readonly hostname?: string;
   readonly label?: readonly string[];
@@ -59,6 +62,12 @@ const refused: Readonly<Record<string, string>> = {
   "--ip6 <address>": "a sandbox gets its address by itself: publish a port with -p",
   "--mac-address <address>": "a sandbox gets its address by itself",
   "--domainname <name>": "use --hostname with the whole name",
+  "-a, --attach <stream>": "run shows both streams unless -d is given; give it input with -i",
+  "--expose <port>": "a port is reachable when it is published: -p",
+  "--oom-score-adj <number>": "the kernel that runs out of memory is the container's own; raise --memory",
+  "--memory-swappiness <percent>": "a VM has no swap",
+  "--device-read-iops <limit>": "disks of a VM have no limits yet",
+  "--device-write-iops <limit>": "disks of a VM have no limits yet",
   "--cgroupns <mode>": "a container always has a cgroup namespace of its own, in its guest",
   "--device-cgroup-rule <rule>": "host devices cannot be given to a VM yet",
   "--device-read-bps <limit>": "disks of a VM have no limits yet",
@@ -91,7 +100,10 @@ export function defineRunOptions(command: Command, imageArgument: "<image>" | "[
     .option("-p, --publish <[ip:]host:container[/udp]>", "make a port of the container reachable on the host", collect)
     .option("-P, --publish-all", "publish every port the image exposes on a free host port")
     .option("--network <mode>", "\"user\" (default: outgoing connections and published ports) or \"none\"")
+    .addOption(new Option("--net <mode>", "docker's shorter name").hideHelp())
     .option("--cpus <number>", "most CPUs the container may use, e.g. 1.5")
+    .addOption(new Option("--cpu-quota <microseconds>", "CPU time in each period").hideHelp())
+    .addOption(new Option("--cpu-period <microseconds>", "length of a period; default: 100000").hideHelp())
     .option("-m, --memory <size>", "most memory the container may use, e.g. 512m or 2g")
     .option("-h, --hostname <name>", "host name; default: the container's short id")
     .option("-l, --label <name=value>", "set a label", collect)
@@ -127,7 +139,7 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     readOnlyRootfs: flags.readOnly ?? false,
     privileged: flags.privileged ?? false,
     publishAll: flags.publishAll ?? false,
-    network: toNetwork(flags.network),
+    network: toNetwork(flags.network ?? flags.net),
     ports: (flags.publish ?? []).flatMap((text) => parsePublish(text)),
     volumes: [...(flags.volume ?? []).map((text) => parseVolume(text, { cwd: resolve("."), folders })), ...mounts.flatMap((mount) => (mount.type === "volume" ? [mount.volume] : []))],
     labels: Object.fromEntries([...readLines(flags.labelFile ?? [], "--label-file"), ...flags.label ?? []].map(splitLabel)),
@@ -138,7 +150,7 @@ export function toContainerOptions(image: string, command: readonly string[], fl
     ...(flags.user !== undefined && { user: flags.user }),
     ...(flags.entrypoint !== undefined && { entrypoint: flags.entrypoint }),
     ...(flags.hostname !== undefined && { hostname: toHostname(flags.hostname) }),
-    ...(flags.cpus !== undefined && { cpus: toNumber(flags.cpus, "--cpus") }),
+    ...toCpus(flags),
     ...(flags.memory !== undefined && { memoryBytes: parseSize(flags.memory, "--memory") }),
     ...(flags.stopSignal !== undefined && { stopSignal: checkedSignal(flags.stopSignal) }),
     ...(flags.stopTimeout !== undefined && { stopTimeoutMs: toNumber(flags.stopTimeout, "--stop-timeout") * 1_000 }),
@@ -151,8 +163,8 @@ export function creation({ pull = "missing", cidfile }: RunFlags): Pick<LaunchOp
   return { pull, cidFile: cidfile };
 }
 
-/** A VM has this machine's kind of CPU. */
-function requirePlatform(platform: string | undefined): void {
+/** A VM has this machine's kind of CPU. @throws RuntimeError `unimplemented` (reason `option_refused`). */
+export function requirePlatform(platform: string | undefined): void {
   const own = process.arch === "arm64" ? "arm64" : "amd64";
   if (platform === undefined || platform === "linux" || platform.startsWith(`linux/${own}`)) return;
   throw new RuntimeError("unimplemented", `--platform "${platform}": only linux/${own} can run here`, { reason: "option_refused", hint: "use an image of this machine's kind" });
@@ -186,6 +198,14 @@ function toHostname(name: string): string {
 function checkedSignal(name: string): string {
   signalNumber(name);
   return name;
+}
+
+/** docker's older options say the same as `--cpus`. */
+function toCpus({ cpus, cpuQuota, cpuPeriod }: RunFlags): { readonly cpus?: number } {
+  if (cpus !== undefined && (cpuQuota ?? cpuPeriod) !== undefined) throw new RuntimeError("invalid_argument", "--cpus says what --cpu-quota and --cpu-period say", { reason: "bad_cpus", hint: "give one or the other" });
+  if (cpus !== undefined) return { cpus: toNumber(cpus, "--cpus") };
+  const quota = toNumber(cpuQuota ?? "0", "--cpu-quota");
+  return quota === 0 ? {} : { cpus: quota / (toNumber(cpuPeriod ?? "0", "--cpu-period") || 100_000) };
 }
 
 /** For commands that start a sandbox. */

@@ -27,6 +27,7 @@ export interface SettingsFlags {
   readonly dns?: readonly string[];
   readonly dnsSearch?: readonly string[];
   readonly dnsOption?: readonly string[];
+  readonly dnsOpt?: readonly string[];
   readonly cpuShares?: string;
   readonly cpusetCpus?: string;
   readonly memorySwap?: string;
@@ -59,6 +60,7 @@ export function defineSettings(command: Command): Command {
     .option("--dns <address>", "resolver to use instead of the machine's", collect)
     .option("--dns-search <domain>", "domain to look names up in", collect)
     .option("--dns-option <option>", "option of resolv.conf", collect)
+    .addOption(new Option("--dns-opt <option>", "docker's older name").argParser(collect).hideHelp())
     .option("-c, --cpu-shares <number>", "weight against other containers of the same VM; 1024 is everybody's")
     .option("--cpuset-cpus <list>", "CPUs of the VM it may use, e.g. 0-1")
     .option("--memory-swap <size>", "most memory and swap together; -1 for no limit")
@@ -90,7 +92,7 @@ export function toSettings(flags: SettingsFlags, folders: StateFolders): { reado
     ...optional("hosts", (flags.addHost ?? []).map(parseHost)),
     ...optional("dns", (flags.dns ?? []).map(parseAddress)),
     ...optional("dnsSearch", flags.dnsSearch ?? []),
-    ...optional("dnsOptions", flags.dnsOption ?? []),
+    ...optional("dnsOptions", [...flags.dnsOption ?? [], ...flags.dnsOpt ?? []]),
     ...(flags.cpuShares !== undefined && { cpuShares: parseWhole(flags.cpuShares, "--cpu-shares", 2) }),
     ...(flags.cpusetCpus !== undefined && { cpuset: parseCpuset(flags.cpusetCpus) }),
     ...(flags.memorySwap !== undefined && { memorySwapBytes: flags.memorySwap === "-1" ? -1 : parseSize(flags.memorySwap, "--memory-swap") }),

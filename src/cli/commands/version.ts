@@ -1,14 +1,14 @@
 import type { Command } from "commander";
-import { Option } from "commander";
 import { packageVersion } from "../../host/config/package-root.ts";
+import { formatHelp, formatRows, parseFormat } from "../format/format-option.ts";
 
 export function define(command: Command): void {
   command
-    .addOption(new Option("--format <format>").choices(["json", "text"]))
+    .option("-f, --format <format>", formatHelp.replace("{{.ID}} {{.State}}", "{{.Version}}").replace("{id} {state}", "{version}"))
     .addHelpText("after", "\nExample:\n  casemate version --format json")
     .action((flags: { readonly format?: string }) => {
       const versions = { Version: packageVersion(), Node: process.versions.node, Os: process.platform, Arch: process.arch };
-      if (flags.format === "json") process.stdout.write(`${JSON.stringify(versions)}\n`);
-      else process.stdout.write(`casemate ${versions.Version}\nNode.js  ${versions.Node}\nplatform ${versions.Os}/${versions.Arch}\n`);
+      const text = `casemate ${versions.Version}\nNode.js  ${versions.Node}\nplatform ${versions.Os}/${versions.Arch}\n`;
+      process.stdout.write(flags.format === undefined ? text : formatRows([versions], parseFormat(flags.format), () => text));
     });
 }

@@ -8,7 +8,7 @@ const program = `casemate() { case "$*" in
 "ps -a --format {{.Names}}") printf 'web\\nworker\\n' ;;
 "images --format {{.Repository}}:{{.Tag}}") echo mine:2 ;;
 "stop --help") printf '  -t, --time <seconds>  x\\n  -s, --signal <signal>  y\\n\\nExamples:\\n  casemate ps --filter z\\n' ;;
-"image --help") printf 'Commands:\\n  inspect [options] <image...>\\n  ls [options]\\n' ;;
+"image --help") printf 'Commands:\\n  inspect [options] <image...>\\n  ls|list [options]\\n' ;;
 esac; }`;
 
 async function complete(...words: readonly string[]): Promise<string[]> {
@@ -25,6 +25,7 @@ const cases: readonly (readonly [words: readonly string[], completions: readonly
   [["stop", "-t", "1", "wo"], ["worker"]],
   [["run", "m"], ["mine:2"]],
   [["image", "i"], ["inspect"]],
+  [["image", "l"], ["ls"]],
   [["image", "inspect", "m"], ["mine:2"]],
 ];
 

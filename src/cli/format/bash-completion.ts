@@ -26,7 +26,7 @@ _casemate() {
 	case $command in
 	image | container | system | pod | setup | snapshot | template)
 		if [ -z "$member" ]; then
-			COMPREPLY=($(compgen -W "$(casemate "$command" --help 2>/dev/null | sed -n 's/^  \\([a-z][a-z-]*\\) .*/\\1/p')" -- "$word"))
+			COMPREPLY=($(compgen -W "$(casemate "$command" --help 2>/dev/null | sed -n 's/^  \\([a-z][a-z-]*\\)[ |].*/\\1/p')" -- "$word"))
 			return
 		fi
 		[[ $word == -* ]] && { COMPREPLY=($(compgen -W "$(casemate "$command" "$member" --help 2>/dev/null | sed '/^Examples*:/,$d' | grep -oE -- '--[a-z][a-z-]*')" -- "$word")); return; }

@@ -20,6 +20,16 @@ export function fitsLabel(labels: Readonly<Record<string, string>>, wanted: stri
   return equals === -1 ? wanted in labels : labels[wanted.slice(0, equals)] === wanted.slice(equals + 1);
 }
 
+/** Whether a container's name is meant: by a part of it, or by a regular expression as docker has it, also for the name with a slash before it. */
+export function fitsPattern(name: string, wanted: string): boolean {
+  try {
+    const pattern = new RegExp(wanted);
+    return pattern.test(name) || pattern.test(`/${name}`);
+  } catch (error) {
+    throw new RuntimeError("invalid_argument", `filter "name=${wanted}"`, { cause: error, reason: "bad_filter" });
+  }
+}
+
 /** Whether one of the names is meant, in which `*` and `?` stand for anything but a slash. */
 export function fitsName(names: readonly string[], wanted: string): boolean {
   const pattern = new RegExp(`^${wanted.replaceAll(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", "[^/]*").replaceAll("?", "[^/]")}$`);

@@ -87,7 +87,8 @@ export async function loadFromStream(folders: StateFolders, input: NodeJS.Readab
 /** What to pull of an archive: a source for each image, and the names it has there beside that of the source. */
 async function imagesIn(archive: string): Promise<{ readonly source: string; readonly moreNames: readonly string[] }[]> {
   if (!existsSync(archive)) throw new RuntimeError("not_found", `load image "${archive}": no such file`, { reason: "image_not_found", hint: "check the path" });
-  const { stdout } = await runProcess("tar", ["--list", "--file", archive], { timeoutMs: saveTimeoutMs });
+  const { exitCode, stdout, stderr } = await runProcess("tar", ["--list", "--file", archive], { timeoutMs: saveTimeoutMs, okExitCodes: [0, 2] });
+  if (exitCode !== 0) throw new RuntimeError("invalid_argument", `load image "${archive}": ${stderr.trim().split("\n")[0] ?? ""}`, { reason: "bad_archive", hint: "give an archive that docker, podman or casemate has saved" });
   const files = stdout.toString().split("\n");
   const manifestPath = ["manifest.json", "./manifest.json"].find((path) => files.includes(path));
   if (manifestPath !== undefined) {
@@ -99,6 +100,7 @@ async function imagesIn(archive: string): Promise<{ readonly source: string; rea
       return { source: `docker-archive:${archive}${name === undefined ? images.length === 1 ? "" : `:@${index}` : `:${name}`}`, moreNames };
     });
   }
+  if (!files.some((path) => /^(\.\/)?index\.json$/.test(path))) throw new RuntimeError("invalid_argument", `load image "${archive}": it holds no image`, { reason: "bad_archive", hint: "give an archive that docker, podman or casemate has saved" });
   const index = await readJson(archive, files.find((path) => /^(\.\/)?index\.json$/.test(path)) ?? "index.json") as { readonly manifests?: readonly { readonly annotations?: Readonly<Record<string, string>> }[] }; // OCI image-spec, image-layout.md
   const names = (index.manifests ?? []).map(({ annotations }) => annotations?.["org.opencontainers.image.ref.name"] ?? "");
   return names.length <= 1 ? [{ source: `oci-archive:${archive}`, moreNames: [] }] : names.map((name) => ({ source: `oci-archive:${archive}:${name}`, moreNames: [] }));
