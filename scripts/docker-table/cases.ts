@@ -75,6 +75,7 @@ export const scenes: readonly (readonly Case[])[] = [
     same(["logs", "--since", "1h", "made"]),
     same(["logs", "--until", "1h", "made"]),
     same(["ps", "-q", "--filter", "exited=0"]),
+    same(["ps", "-aq", "--filter", "exited=0"]),
     same(["ps", "-a", "--filter", "name=^made$", "--format", "{{.Names}}"]),
     same(["ps", "-a", "--filter", "name=^mad$", "--format", "{{.Names}}"]),
     same(["ps", "-a", "--filter", "status=exited", "--format", "{{.Names}}"]),

@@ -38,7 +38,7 @@ export function describeHostConfig(record: ContainerRecord, resources: OciResour
     CpuShares: resources.cpu?.shares ?? 0,
     CpusetCpus: resources.cpu?.cpus ?? "",
     PidsLimit: resources.pids?.limit ?? null,
-    Ulimits: settings.ulimits?.map(({ name, soft, hard }) => ({ Name: name, Hard: hard, Soft: soft })) ?? null,
+    Ulimits: settings.ulimits?.map(({ name, soft, hard }) => ({ Hard: hard, Name: name, Soft: soft })) ?? null,
     ...(record.init === "init" && { Init: true }),
     Runtime: "casemate",
   };

@@ -43,7 +43,7 @@ export function define(command: Command): void {
     .action((flags: Flags) => {
       const store = new ContainerStore(foldersOf(command));
       const filters = (flags.filter ?? []).map((text) => parseFilter(text, filterKeys));
-      const byStatus = filters.some(({ key }) => key === "status" || key === "exited");
+      const byStatus = filters.some(({ key }) => key === "status");
       const count = flags.latest === true ? 1 : flags.last;
       const rows = store.list().toReversed().map((record) => ({ record, status: readPresentStatus(store, record), size: readContainerSize(store.folders, record) }))
         .filter(({ status }) => flags.all === true || count !== undefined || byStatus || isActive(status.status))
