@@ -146,12 +146,15 @@ describe("a template", { skip }, () => {
       }
       assert.equal(fstatSync(held.fd).size, template.memoryBytes);
       assert.equal(await hashNow(held.fd), template.memoryHash);
-      const clone = await restore("sibling");
-      try {
-        await answers(clone);
-      } finally {
-        await clone.end();
-      }
+      for (let round = 0; round < 5; round++) await Promise.all(["a", "b", "c", "d"].map(async (name) => {
+        const clone = await restore(`sibling-${name}`);
+        try {
+          await answers(clone);
+        } finally {
+          await clone.end();
+        }
+      }));
+      assert.equal(await hashNow(held.fd), template.memoryHash, "after 20 clones");
     } finally {
       closeSync(held.fd);
       closeSync(held.useFd);
