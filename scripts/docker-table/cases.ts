@@ -124,7 +124,7 @@ export const scenes: readonly (readonly Case[])[] = [
     same(["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "site"]),
     same(["start", "site"]),
     same(["kill", "site"]),
-    same(["rm", "-f", "site"]),
+    same(["rm", "site"]),
   ],
   ...alone(
     same(["rm", "nobody"]),

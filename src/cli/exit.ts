@@ -17,7 +17,7 @@ export function startFailureExitCode(error: unknown): number {
 
 /** One line that says what went wrong, one that says what to do; with `debug` the stack and every cause. */
 export function reportError(error: unknown, debug: boolean): void {
-  process.stderr.write(`casemate: ${describeError(error)}\n`);
+  process.stderr.write(`casemate: ${debug ? describeError(error) : shortenIds(describeError(error))}\n`);
   if (RuntimeError.is(error)) {
     if (error.hint !== undefined) process.stderr.write(`hint: ${error.hint}\n`);
     for (const failure of error.cleanupErrors) process.stderr.write(`while cleaning up: ${describeError(failure)}\n`);
@@ -26,6 +26,11 @@ export function reportError(error: unknown, debug: boolean): void {
   for (let current = error; current instanceof Error; current = current.cause) {
     process.stderr.write(`${RuntimeError.is(current) ? `[${current.code}${current.reason === undefined ? "" : `, ${current.reason}`}] ` : ""}${current.stack ?? current.message}\n`);
   }
+}
+
+/** Containers' ids as `ps` shows them. */
+export function shortenIds(text: string): string {
+  return text.replaceAll(/(?<=container ")([0-9a-f]{12})[0-9a-f]{52}(?=")/g, "$1");
 }
 
 /** Ends the program after everything written to its streams has been taken. */

@@ -43,12 +43,14 @@ export async function untilRemoved(folders: StateFolders, record: ContainerRecor
   await (existsSync(folder) || store.read(record.containerId) !== undefined ? untilSandboxGone(folders, record.sandboxId) : untilOwnerEnded(record.sandboxId));
 }
 
-/** Sends a signal to a container's init process. @throws RuntimeError `failed_precondition` when it does not run. */
+/** Sends a signal to a container's init process; after SIGKILL it has ended when this returns. @throws RuntimeError `failed_precondition` when it does not run. */
 export async function signalContainer(folders: StateFolders, record: ContainerRecord, signal: number): Promise<void> {
   requireRunning(folders, record, "send a signal to");
   // docker's rule: these end it, and so no restart follows.
   if (signal === constants.signals.SIGKILL || signal === signalNumber(record.stopSignal)) noteStopRequest(folders, record);
   await withOwner(folders, record, async (client) => signalProcess(client, record.containerId, signal));
+  // docker's rule too: what follows may be `rm`.
+  if (signal === constants.signals.SIGKILL) await orAbandon(waitForContainer(folders, record), `kill container "${record.name}"`, { timeoutMs: killTimeoutMs });
 }
 
 async function signalProcess(client: OwnerClient, id: string, signal: number): Promise<void> {

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { parseProcesses, splitColumns } from "./list-processes.ts";
 
 test("parseProcesses() takes the columns apart, whatever the command holds", () => {
-  const text = "PID   USER     TT     STAT   COMMAND\n    1 root         ?       S    /init --x\n  203 1000  pts/0   R< sh -c echo  a  1\n   77 root     ?       R< [kworker/0:1]\n\n";
+  const text = "PID   USER     TT     STAT   COMMAND\n    1 root         ?       S    /init --x\n  203 1000  136,0   R< sh -c echo  a  1\n   77 root     ?       R< [kworker/0:1]\n\n";
   assert.deepEqual([...parseProcesses(text, ["pid", "user", "tty", "stat", "args"]).values()].map((facts) => Object.values(facts)), [
     ["1", "root", "?", "S", "/init --x"], ["203", "1000", "pts/0", "R<", "sh -c echo  a  1"], ["77", "root", "?", "R<", "[kworker/0:1]"],
   ]);

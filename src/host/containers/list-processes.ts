@@ -42,8 +42,13 @@ export function parseProcesses(text: string, columns: readonly ProcessColumn[]):
   const line = new RegExp(`^\\s*${columns.slice(1).map(() => "(\\S+)\\s+").join("")}(\\S.*?)\\s*$`);
   return new Map(text.split("\n").slice(1).flatMap((one) => {
     const [, ...values] = line.exec(one) ?? [];
-    return values.length === 0 ? [] : [[Number(values[0]), Object.fromEntries(columns.map((column, index) => [column, values[index] ?? ""]))] as const];
+    return values.length === 0 ? [] : [[Number(values[0]), Object.fromEntries(columns.map((column, index) => [column, nameTerminal(values[index] ?? "", column)]))] as const];
   }));
+}
+
+/** The guest's ps knows terminals of its own /dev alone; of a container's it says the numbers. */
+function nameTerminal(value: string, column: ProcessColumn): string {
+  return column === "tty" ? value.replace(/^136,/, "pts/") : value;
 }
 
 async function runInGuest(client: OwnerClient, args: readonly string[]): Promise<string> {
