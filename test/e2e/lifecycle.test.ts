@@ -30,6 +30,12 @@ interface Listed {
   readonly Command: string;
 }
 
+/** What docker shows of a container for which nothing was said. */
+const unsetLimits = {
+  LogConfig: { Type: "json-file", Config: {} }, CapAdd: null, CapDrop: null, Dns: [], DnsOptions: [], DnsSearch: [], ExtraHosts: null, GroupAdd: null, SecurityOpt: null,
+  ShmSize: 64 * 1024 ** 2, MemoryReservation: 0, MemorySwap: 0, CpuShares: 0, CpusetCpus: "", PidsLimit: null, Ulimits: null,
+};
+
 describe("a container's life", { skip }, () => {
   const casemate = useCasemate();
   const inspect = async (name: string): Promise<Inspected> => {
@@ -83,7 +89,7 @@ describe("a container's life", { skip }, () => {
     const { Id: id, Created: created, Image: imageId, LogPath: logPath, State: state, HostConfig: hostConfig, Config: config, NetworkSettings: network, Sandbox: sandbox, ...rest } = found;
     assert.match(created, /^20\d\d-.*Z$/);
     assert.deepEqual({ ...state, Pid: 0, StartedAt: "" }, { Status: "running", Running: true, Paused: false, Restarting: false, OOMKilled: false, Dead: false, Pid: 0, ExitCode: 0, Error: "", StartedAt: "", FinishedAt: "0001-01-01T00:00:00Z" });
-    assert.deepEqual(hostConfig, { Binds: [], NetworkMode: "user", PortBindings: {}, AutoRemove: false, Privileged: false, ReadonlyRootfs: false, Memory: 0, NanoCpus: 0, RestartPolicy: { Name: "no", MaximumRetryCount: 0 }, Runtime: "casemate" });
+    assert.deepEqual(hostConfig, { ...unsetLimits, Binds: [], NetworkMode: "user", PortBindings: {}, AutoRemove: false, Privileged: false, ReadonlyRootfs: false, Memory: 0, NanoCpus: 0, RestartPolicy: { Name: "no", MaximumRetryCount: 0 }, Runtime: "casemate" });
     const { Env: env, Cmd: command, Labels: labels, ...configRest } = config;
     assert.ok(Array.isArray(env) && env.some((entry) => String(entry).startsWith("PATH=")));
     assert.deepEqual((command as string[]).slice(0, 2), ["sh", "-c"]);
@@ -101,7 +107,7 @@ describe("a container's life", { skip }, () => {
     const unknown = await casemate.run(["inspect", "web", "nobody"]);
     assert.equal(unknown.code, 1);
     assert.equal((JSON.parse(unknown.stdout) as unknown[]).length, 1, "what is found is shown");
-    assert.match(unknown.stderr, /no such container: nobody/);
+    assert.match(unknown.stderr, /no such container or image: nobody/);
   });
 
   test("logs show all, the end, the times, and each stream where it belongs", async () => {
