@@ -22,7 +22,7 @@ before(async () => {
   const socket = join(folder, "real.sock");
   qemu = await startProcess("qemu-system-x86_64", [
     "-nodefaults", "-no-user-config", "-display", "none", "-S", "-machine", "q35", "-m", "64", "-smp", "1,maxcpus=2",
-    "-device", "virtio-scsi-pci,id=scsi0", "-device", "pcie-root-port,id=port0,chassis=1,slot=1",
+    "-device", "virtio-scsi-pci,id=scsi0", "-device", "virtio-serial-pci,id=serial0,max_ports=4", "-device", "pcie-root-port,id=port0,chassis=1,slot=1",
     "-object", "memory-backend-ram,id=vmem,size=64M", "-device", "virtio-mem-pci,id=vmem0,memdev=vmem,requested-size=0", "-m", "64,maxmem=256M",
     "-qmp", `unix:${socket},server=on,wait=off`,
   ], { stdio: ["ignore", "ignore", "inherit"] });
@@ -44,6 +44,7 @@ const run = (execute: string, given: Record<string, unknown> = {}, fd?: Step["fd
 const node = (name: string, more: Record<string, unknown> = {}): Step => run("blockdev-add", { driver: "raw", "node-name": name, "read-only": false, file: { driver: "file", filename: "/dev/fdset/2" }, ...more });
 const diskDevice = (more: Record<string, unknown> = {}): Step => run("device_add", { driver: "scsi-hd", id: "d1", bus: "scsi0.0", channel: 0, "scsi-id": 0, lun: 0, drive: "n1", ...more });
 const nic = (more: Record<string, unknown> = {}): Step => run("device_add", { driver: "virtio-net-pci", id: "nic1", bus: "port0", netdev: "net1", mac: "02:00:00:00:00:01", ...more });
+const port = (more: Record<string, unknown> = {}): Step => run("device_add", { driver: "virtserialport", id: "p1", bus: "serial0.0", nr: 3, chardev: "c1", name: "a.port", ...more });
 const chardev = (fdName: string): Step => run("chardev-add", { id: "c1", backend: { type: "socket", data: { addr: { type: "fd", data: { str: fdName } }, server: false } } });
 
 const steps: readonly Step[] = [
@@ -73,6 +74,9 @@ const steps: readonly Step[] = [
   run("device_del", { id: "nic1" }), run("device_del", { id: "nic1" }), run("netdev_del", { id: "net1" }),
   // Character devices.
   run("chardev-add", { id: "c1" }), run("chardev-add", { id: "c1", backend: { type: "nope", data: {} } }), chardev("nofd"), run("getfd", { fdname: "fd-c" }, "socket"), chardev("fd-c"), run("chardev-remove", { id: "zz" }),
+  // Serial ports; they go without being asked for by the guest.
+  port({ chardev: "nochar" }), port({ bus: "scsi0.0" }), port({ bogus: 1 }), port(), port({ id: "p2" }), run("chardev-remove", { id: "c1" }),
+  run("getfd", { fdname: "fd-c2" }, "socket"), run("chardev-add", { id: "c2", backend: { type: "socket", data: { addr: { type: "fd", data: { str: "fd-c2" } }, server: false } } }), port({ id: "p2", chardev: "c2" }),
   // Properties.
   run("qom-set", { path: "/machine/peripheral/zz", property: "x", value: 1 }), run("qom-set", { path: "/machine/peripheral/vmem0", property: "zz", value: 1 }), run("qom-set", { path: "/machine/peripheral/vmem0", property: "requested-size" }),
   run("qom-set", { path: "/machine/peripheral/vmem0", property: "requested-size", value: 0 }),

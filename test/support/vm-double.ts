@@ -47,6 +47,7 @@ export class VmDouble implements VirtualMachine {
 
   async plugNic({ nicId }: { readonly nicId: string }, wait?: WaitOptions): Promise<void> { await this.#plug("plugNic", nicId, wait); }
   async plugShare({ shareId }: { readonly shareId: string }, wait?: WaitOptions): Promise<void> { await this.#plug("plugShare", shareId, wait); }
+  async plugPort({ portId }: { readonly portId: string }, wait?: WaitOptions): Promise<void> { await this.#plug("plugPort", portId, wait); }
 
   async unplug(id: string, wait?: WaitOptions): Promise<void> {
     if (!this.#over) await this.#call("unplug", wait);

@@ -11,7 +11,7 @@ export class QmpFailure extends Error {
 }
 
 type Arguments = Readonly<Record<string, unknown>>;
-interface Device { readonly driver: string; readonly bus: string; readonly uses: string | undefined; readonly lun: unknown; readonly mac: unknown; readonly tag: unknown; unplugging: boolean }
+interface Device { readonly driver: string; readonly bus: string; readonly uses: string | undefined; readonly lun: unknown; readonly mac: unknown; readonly tag: unknown; readonly nr: unknown; unplugging: boolean }
 interface FdSet { readonly fd: number; removed: boolean; users: number }
 interface Command {
   /** Type of each argument; a name with "?" may be missing. Undefined: the command checks its arguments itself. */
@@ -24,12 +24,15 @@ const models: Readonly<Record<string, { readonly busType: string; readonly backe
   "scsi-hd": { busType: "SCSI", backend: "drive", property: "scsi-hd" },
   "virtio-net-pci": { busType: "PCIE", backend: "netdev", property: "virtio-net-device" },
   "vhost-user-fs-pci": { busType: "PCIE", backend: "chardev", property: "vhost-user-fs-device" },
+  virtserialport: { busType: "virtio-serial-bus", backend: "chardev", property: "virtserialport" },
 };
-const knownProperties = ["driver", "id", "bus", "channel", "scsi-id", "lun", "drive", "serial", "netdev", "mac", "chardev", "tag", "queue-size"];
+/** Kinds of bus by the names that buses have here. */
+const busTypes: readonly (readonly [RegExp, string])[] = [[/^scsi\d+\.0$/, "SCSI"], [/^port[0-3]$/, "PCIE"], [/^serial0\.0$/, "virtio-serial-bus"]];
+const knownProperties = ["driver", "id", "bus", "channel", "scsi-id", "lun", "drive", "serial", "netdev", "mac", "chardev", "tag", "queue-size", "nr", "name"];
 
 /**
  * What is behind QEMU's monitor: descriptors, block nodes, back ends and devices, with QEMU 7.2's rules
- * about them and its texts when one is broken. The machine has a SCSI controller and root ports; a
+ * about them and its texts when one is broken. The machine has a SCSI and a serial controller and root ports; a
  * device goes at once, as with a guest that lets go.
  */
 export class VmmDouble {
@@ -240,14 +243,16 @@ export class VmmDouble {
     const model = models[textOf(driver)];
     if (model === undefined) throw new QmpFailure(`'${textOf(driver)}' is not a valid device model name`);
     if (typeof id !== "string" || !/^[a-zA-Z][\w.-]*$/.test(id)) throw new QmpFailure("Parameter 'id' expects an identifier");
-    const busType = /^scsi\d+\.0$/.test(textOf(bus)) ? "SCSI" : /^port[0-3]$/.test(textOf(bus)) ? "PCIE" : undefined;
+    const busType = busTypes.find(([pattern]) => pattern.test(textOf(bus)))?.[1];
     if (busType === undefined) throw new QmpFailure(`Bus '${textOf(bus)}' not found`);
     if (busType !== model.busType) throw new QmpFailure(`Device '${textOf(driver)}' can't go on ${busType} bus`);
     if (this.#devices.has(id)) throw new QmpFailure(`Duplicate device ID '${id}'`);
     this.#checkProperties(given, model);
     const uses = textOf(given[model.backend]);
     if (model.busType === "SCSI") this.#checkLun(given["lun"]);
-    this.#devices.set(id, { driver: textOf(driver), bus: textOf(bus), uses, lun: given["lun"], mac: given["mac"], tag: given["tag"], unplugging: false });
+    const { nr } = given;
+    if (nr !== undefined && [...this.#devices.values()].some((other) => other.nr === nr)) throw new QmpFailure(`virtio-serial-bus: A port already exists at id ${textOf(nr)}`);
+    this.#devices.set(id, { driver: textOf(driver), bus: textOf(bus), uses, lun: given["lun"], mac: given["mac"], tag: given["tag"], nr, unplugging: false });
   }
 
   #checkProperties(given: Arguments, model: { readonly backend: string; readonly property: string }): void {
@@ -257,7 +262,7 @@ export class VmmDouble {
     if (backend === undefined) throw new QmpFailure(`${model.backend} property not set`);
     const backends: ReadonlySet<string> | ReadonlyMap<string, unknown> = { drive: this.#nodes, netdev: this.#netdevs, chardev: this.#chardevs }[model.backend] ?? this.#nodes;
     if (!backends.has(textOf(backend))) throw new QmpFailure(`Property '${model.property}.${model.backend}' can't find value '${textOf(backend)}'`);
-    if (model.backend !== "drive" && [...this.#devices.values()].some(({ uses }) => uses === backend)) throw new QmpFailure(`Property '${model.property}.${model.backend}' can't take value '${textOf(backend)}', it's in use`);
+    if (model.backend !== "drive" && [...this.#devices.values()].some(({ uses }) => uses === backend)) throw new QmpFailure(`Property '${model.property}.${model.backend}' can't take value '${textOf(backend)}'${model.backend === "chardev" ? `: Device '${textOf(backend)}' is in use` : ", it's in use"}`);
     if (given["mac"] !== undefined && !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(textOf(given["mac"]))) throw new QmpFailure(`Property '${model.property}.mac' doesn't take value '${textOf(given["mac"])}'`);
     if (given["lun"] !== undefined && typeof given["lun"] !== "number") throw new QmpFailure("Parameter 'lun' expects integer");
   }

@@ -44,6 +44,15 @@ export interface ShareSpec {
   readonly fd: number;
 }
 
+/** A virtio-serial port to plug, whose host end is a socket that QEMU listens on: a byte pipe between whoever connects there and the guest. */
+export interface PortSpec {
+  readonly portId: string;
+  /** By which the guest finds it. */
+  readonly name: string;
+  /** A listening stream socket, handed over as a descriptor. */
+  readonly fd: number;
+}
+
 /** A vCPU beside the first: the driver, an id and where it sits, in QEMU's words. */
 export type PluggedVcpu = Readonly<Record<string, unknown>> & { readonly driver: string };
 
@@ -113,6 +122,8 @@ export interface VirtualMachine {
   plugDisk(disk: DiskSpec, options?: WaitOptions): Promise<PluggedDisk>;
   plugNic(nic: NicSpec, options?: WaitOptions): Promise<void>;
   plugShare(share: ShareSpec, options?: WaitOptions): Promise<void>;
+  /** There is room for one. It is no part of what {@link describePlugged} tells: a saved VM has none. */
+  plugPort(port: PortSpec, options?: WaitOptions): Promise<void>;
   /** Takes back what was plugged under that id; "not there" is success. */
   unplug(id: string, options?: WaitOptions): Promise<void>;
   /** Adds vCPUs until there are that many; they are never taken away (QEMU 7.2 crashes). The agent has to bring them online. */

@@ -1,4 +1,4 @@
-import type { Accelerator, DiskSpec, NicSpec, PluggedVcpu } from "../virtual-machine.ts";
+import type { Accelerator, DiskSpec, NicSpec, PortSpec, PluggedVcpu } from "../virtual-machine.ts";
 
 /** What QEMU is started with; everything else is plugged later. */
 export interface QemuConfig {
@@ -51,6 +51,9 @@ export const scsiControllerId = "scsi0";
 export const pluggableMemoryId = "vmem0";
 /** How QEMU names the agent's ports in its events. */
 export const agentPortIds = ["control-port", "data-port"] as const;
+const serialControllerId = "serial0";
+/** The number of a virtio-serial port that is plugged at run time; 0 is a console's, 1 and 2 are the agent's. */
+const pluggedPortNumber = 3;
 export const controlPortName = "casemate.control";
 export const dataPortName = "casemate.data";
 
@@ -123,9 +126,9 @@ function deviceArguments({ generation }: QemuConfig): string[] {
     "-add-fd", `fd=${qemuFds.rootImage},set=1`,
     "-blockdev", "driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=/dev/fdset/1",
     "-device", "virtio-blk-pci,drive=root",
-    "-device", "virtio-serial-pci,id=serial0,max_ports=4",
-    ...socket("control", qemuFds.control), "-device", `virtserialport,id=${agentPortIds[0]},bus=serial0.0,nr=1,chardev=control,name=${controlPortName}`,
-    ...socket("data", qemuFds.data), "-device", `virtserialport,id=${agentPortIds[1]},bus=serial0.0,nr=2,chardev=data,name=${dataPortName}`,
+    "-device", `virtio-serial-pci,id=${serialControllerId},max_ports=${pluggedPortNumber + 1}`,
+    ...socket("control", qemuFds.control), "-device", `virtserialport,id=${agentPortIds[0]},bus=${serialControllerId}.0,nr=1,chardev=control,name=${controlPortName}`,
+    ...socket("data", qemuFds.data), "-device", `virtserialport,id=${agentPortIds[1]},bus=${serialControllerId}.0,nr=2,chardev=data,name=${dataPortName}`,
     "-device", `virtio-scsi-pci,id=${scsiControllerId}`,
     "-device", "virtio-rng-pci",
     "-device", `vmgenid,guid=${generation === "new" ? "auto" : keptGeneration}`,
@@ -161,6 +164,11 @@ export function netdevName(nicId: string): string {
 /** A NIC's front end. */
 export function nicDevice({ nicId, macAddress }: Pick<NicSpec, "nicId" | "macAddress">, port: number, hasBackend: boolean): Readonly<Record<string, unknown>> {
   return { driver: "virtio-net-pci", id: nicId, bus: `port${port}`, mac: macAddress, ...(hasBackend && { netdev: netdevName(nicId) }) };
+}
+
+/** A port's front end. */
+export function portDevice({ portId, name }: Pick<PortSpec, "portId" | "name">, chardev: string): Readonly<Record<string, unknown>> {
+  return { driver: "virtserialport", id: portId, bus: `${serialControllerId}.0`, nr: pluggedPortNumber, chardev, name };
 }
 
 function diskArguments(disk: DiskAtStart, index: number): string[] {

@@ -37,6 +37,7 @@ const mebibyte = 1024 * 1024;
 const newHotPlug = (memoryMode: "private" | "shared" = "shared"): HotPlug => new HotPlug(qmp, { memoryMode, pluggableMemoryBytes: 64 * mebibyte });
 const disk = (diskId: string, more: Partial<DiskSpec> = {}): DiskSpec => ({ diskId, path: join(folder, "disk"), format: "raw", readOnly: true, ...more });
 const nic = (nicId: string) => ({ nicId, macAddress: "02:00:00:00:00:01", fd: sockets[0] });
+const port = (portId: string) => ({ portId, name: `casemate.${portId}`, fd: sockets[0] });
 const failsWith = (code: ErrorCode, text: RegExp) => (error: unknown): boolean => RuntimeError.is(error, code) && text.test(describeError(error));
 const openFiles = (): number => readdirSync("/proc/self/fd").length;
 
@@ -128,6 +129,18 @@ test("root ports are counted, and come back", async () => {
   assert.deepEqual(double.vmm.held, []);
 });
 
+test("there is room for one port, and for the next when it is gone", async () => {
+  const hotPlug = newHotPlug();
+  await hotPlug.plugPort(port("lane-1"));
+  await assert.rejects(hotPlug.plugPort(port("lane-2")), failsWith("internal", /plug port "lane-2".*already exists/));
+  assert.deepEqual(double.vmm.held, ["chardev chardev-lane-1", "device lane-1"]);
+  assert.deepEqual(await hotPlug.describe(), { disks: [], nics: [], shares: [], vcpus: [] });
+  await hotPlug.unplug("lane-1");
+  await hotPlug.plugPort(port("lane-2"));
+  await hotPlug.unplug("lane-2");
+  assert.deepEqual(double.vmm.held, []);
+});
+
 test("a share on private memory is refused before QEMU is asked", async () => {
   const commandsBefore = double.commands.length;
   await assert.rejects(newHotPlug("private").plugShare({ shareId: "share", tag: "tag", fd: sockets[0] }), (error) => RuntimeError.is(error, "failed_precondition") && error.reason === "no_shares");
@@ -140,6 +153,7 @@ test("a plug leaves nothing in QEMU whichever of its commands fails", async () =
     ["disk", ["add-fd", "blockdev-add", "device_add"], () => hotPlug.plugDisk(disk("part"))],
     ["NIC", ["getfd", "netdev_add", "device_add"], () => hotPlug.plugNic(nic("part"))],
     ["share", ["getfd", "chardev-add", "device_add"], () => hotPlug.plugShare({ shareId: "part", tag: "tag", fd: sockets[0] })],
+    ["port", ["getfd", "chardev-add", "device_add"], () => hotPlug.plugPort(port("part"))],
   ];
   const before = openFiles();
   for (const [what, commands, plug] of plugs) {
@@ -190,12 +204,13 @@ test("a QEMU whose owner died is taken over with what is plugged, and without wh
   await before.plugDisk(disk("b"));
   await before.plugNic(nic("net0"));
   await before.unplug("a");
+  await before.plugPort(port("lane-1"));
   // The owner dies between the two steps of a plug, and of an unplug.
   await qmp.execute("blockdev-add", { driver: "raw", "node-name": "node-half", "read-only": true, file: { driver: "file", filename: join(folder, "disk") } });
   await qmp.execute("getfd", { fdname: "fd-half" }, { fd: sockets[1] });
   await qmp.execute("chardev-add", { id: "chardev-half", backend: { type: "socket", data: { addr: { type: "fd", data: { str: "fd-half" } }, server: false } } });
   const after = await HotPlug.adopt(qmp, { memoryMode: "shared", pluggableMemoryBytes: 64 * mebibyte }, {});
-  assert.deepEqual(double.vmm.held.filter((line) => line.includes("half")), []);
+  assert.deepEqual(double.vmm.held.filter((line) => line.includes("half") || line.includes("lane")), []);
   await assert.rejects(after.plugDisk(disk("b")), failsWith("already_exists", /"b"/));
   assert.deepEqual(await after.plugDisk(disk("c")), { scsiAddress: "0:0" });
   assert.deepEqual(await after.plugDisk(disk("d")), { scsiAddress: "0:2" });

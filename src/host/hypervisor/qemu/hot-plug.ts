@@ -2,9 +2,9 @@ import { closeSync, fstatSync } from "node:fs";
 import { eventually, orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { QmpClient } from "../qmp/qmp-client.ts";
-import { scsiAddress, type DiskSpec, type NicSpec, type PluggedDevices, type PluggedDisk, type ShareSpec } from "../virtual-machine.ts";
+import { scsiAddress, type DiskSpec, type NicSpec, type PluggedDevices, type PluggedDisk, type PortSpec, type ShareSpec } from "../virtual-machine.ts";
 import { readPlugged } from "./read-plugged.ts";
-import { diskDevice, diskNode, diskNodeName, firstDiskFdSet, netdevName, nicDevice, pluggableMemoryId, rootPortCount, type QemuConfig } from "./arguments.ts";
+import { diskDevice, diskNode, diskNodeName, firstDiskFdSet, netdevName, nicDevice, pluggableMemoryId, portDevice, rootPortCount, type QemuConfig } from "./arguments.ts";
 import { openDisk } from "./open-disk.ts";
 
 /** A guest may refuse to give a device back; then it goes with the VM. */
@@ -19,12 +19,15 @@ interface Plugged {
   readonly removeBackend: () => Promise<unknown>;
 }
 
-/** How a device on a root port is plugged: the back end first, which takes the descriptor, then the device. */
-interface PortDevice {
+/** How a device with a descriptor is plugged: the back end first, which takes the descriptor, then the device. */
+interface DeviceWithFd {
   readonly addBackend: (fdName: string) => Promise<unknown>;
-  readonly device: (port: number) => Readonly<Record<string, unknown>>;
+  readonly device: Readonly<Record<string, unknown>>;
   readonly removeBackend: () => Promise<unknown>;
 }
+
+/** The same on one of the root ports. */
+type PortDevice = Omit<DeviceWithFd, "device"> & { readonly device: (port: number) => DeviceWithFd["device"] };
 
 /** What is plugged into a running QEMU and taken back. A plug that fails leaves nothing in QEMU. */
 export class HotPlug {
@@ -44,12 +47,14 @@ export class HotPlug {
 
   /**
    * Takes over a QEMU whose owner has died, or that was started with devices plugged: they are read back
-   * from it, and half-made back ends are taken out.
+   * from it, and half-made back ends and ports are taken out.
    */
   static async adopt(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">, options: WaitOptions): Promise<HotPlug> {
     const hotPlug = new HotPlug(qmp, config);
     const { plugged, leftNodes, leftChardevs, fdSets } = await readPlugged(qmp, options);
     for (const { id, port, lun, backend } of plugged) hotPlug.#plugged.set(id, { port, lun, removeBackend: () => qmp.execute(backend.command, backend.arguments) });
+    // Whoever moved bytes by a port did so with the owner that died.
+    for (const { id } of plugged.filter(({ isPort }) => isPort)) await hotPlug.unplug(id, options);
     for (const node of leftNodes) await qmp.execute("blockdev-del", { "node-name": node }, options);
     for (const chardev of leftChardevs) await qmp.execute("chardev-remove", { id: chardev }, options);
     // The root image's set stays; of the others a disk that is plugged has its own copy.
@@ -91,10 +96,23 @@ export class HotPlug {
     if (this.#memoryMode === "private") throw new RuntimeError("failed_precondition", `plug share "${share.shareId}": the VM's memory is private, and that cannot change`, { reason: "no_shares" });
     const chardev = `chardev-${share.shareId}`;
     await this.#plugOnPort(share.shareId, "share", share.fd, options, {
-      addBackend: (fdName) => this.#qmp.execute("chardev-add", { id: chardev, backend: { type: "socket", data: { addr: { type: "fd", data: { str: fdName } }, server: false } } }, options),
+      ...this.#socketBackend(chardev, { server: false }, options),
       device: (port) => ({ driver: "vhost-user-fs-pci", id: share.shareId, bus: `port${port}`, chardev, tag: share.tag, "queue-size": 1024 }),
-      removeBackend: () => this.#qmp.execute("chardev-remove", { id: chardev }),
     });
+  }
+
+  async plugPort(port: PortSpec, options: WaitOptions = {}): Promise<void> {
+    this.#requireFree(port.portId);
+    const chardev = `chardev-${port.portId}`;
+    // Without `wait: false` QEMU stands still until somebody connects.
+    await this.#plugWithFd(port.portId, "port", undefined, port.fd, options, { ...this.#socketBackend(chardev, { server: true, wait: false }, options), device: portDevice(port, chardev) });
+  }
+
+  #socketBackend(id: string, how: { readonly server: boolean; readonly wait?: boolean }, options: WaitOptions): Omit<DeviceWithFd, "device"> {
+    return {
+      addBackend: (fdName) => this.#qmp.execute("chardev-add", { id, backend: { type: "socket", data: { addr: { type: "fd", data: { str: fdName } }, ...how } } }, options),
+      removeBackend: () => this.#qmp.execute("chardev-remove", { id }),
+    };
   }
 
   /** All that is plugged, as QEMU tells it. */
@@ -172,12 +190,16 @@ export class HotPlug {
     this.#requireFree(id);
     const port = this.#lowestFree((plugged) => plugged.port);
     if (port >= rootPortCount) throw new RuntimeError("resource_exhausted", `plug ${what} "${id}": all ${rootPortCount} ports are taken`);
+    await this.#plugWithFd(id, what, port, fd, options, { ...parts, device: parts.device(port) });
+  }
+
+  async #plugWithFd(id: string, what: string, port: number | undefined, fd: number, options: WaitOptions, parts: DeviceWithFd): Promise<void> {
     this.#plugged.set(id, { port, lun: undefined, removeBackend: parts.removeBackend });
     const fdName = `fd-${id}`;
     try {
       await this.#qmp.execute("getfd", { fdname: fdName }, { ...options, fd });
       await parts.addBackend(fdName);
-      await this.#qmp.execute("device_add", parts.device(port), options);
+      await this.#qmp.execute("device_add", parts.device, options);
     } catch (error) {
       // A back end that was made has taken the descriptor: "not found" is as good.
       await this.#qmp.execute("closefd", { fdname: fdName }).catch(() => undefined);

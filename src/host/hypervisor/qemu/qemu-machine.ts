@@ -6,7 +6,7 @@ import { isAlive, type ProcessIdentity } from "../../../shared/linux/proc.ts";
 import { describeExit, terminateProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
 import { watchProcess } from "../../../shared/linux/watch-process.ts";
 import type { Ledger } from "../../store/ledger.ts";
-import type { Accelerator, CaptureResult, CaptureTarget, DiskSpec, NicSpec, PluggedDevices, PluggedDisk, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
+import type { Accelerator, CaptureResult, CaptureTarget, DiskSpec, NicSpec, PluggedDevices, PluggedDisk, PortSpec, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
 import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { HotPlug } from "./hot-plug.ts";
@@ -149,6 +149,10 @@ export class QemuMachine implements VirtualMachine {
 
   plugShare(share: ShareSpec, options?: WaitOptions): Promise<void> {
     return this.#hotPlug.plugShare(share, options);
+  }
+
+  plugPort(port: PortSpec, options?: WaitOptions): Promise<void> {
+    return this.#hotPlug.plugPort(port, options);
   }
 
   unplug(id: string, options?: WaitOptions): Promise<void> {

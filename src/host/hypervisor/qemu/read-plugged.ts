@@ -1,5 +1,6 @@
 import type { WaitOptions } from "../../../shared/base/deadline.ts";
 import type { QmpClient } from "../qmp/qmp-client.ts";
+import { agentPortIds } from "./arguments.ts";
 import type { DiskSpec, PluggedVcpu } from "../virtual-machine.ts";
 
 /** A device that was plugged into a running QEMU, as QEMU tells it. */
@@ -15,6 +16,8 @@ export interface FoundDevice {
   readonly macAddress?: string;
   /** Of a share. */
   readonly tag?: string;
+  /** True for a virtio-serial port. */
+  readonly isPort: boolean;
   /** The command that takes its back end out. */
   readonly backend: { readonly command: string; readonly arguments: Readonly<Record<string, unknown>> };
 }
@@ -34,13 +37,17 @@ const properties: Readonly<Record<string, { readonly name: "macAddress" | "tag";
   "vhost-user-fs-pci": { name: "tag", property: "tag" },
 };
 
+const portModel = "virtserialport";
 const nodePrefix = "node-", chardevPrefix = "chardev-";
+
+const chardevOf = (id: string): FoundDevice["backend"] => ({ command: "chardev-remove", arguments: { id: `${chardevPrefix}${id}` } });
 
 /** The device models that are plugged at run time, and their back ends by the device's id. */
 const backends: Readonly<Record<string, (id: string) => FoundDevice["backend"]>> = {
   "scsi-hd": (id) => ({ command: "blockdev-del", arguments: { "node-name": `${nodePrefix}${id}` } }),
   "virtio-net-pci": (id) => ({ command: "netdev_del", arguments: { id: `netdev-${id}` } }),
-  "vhost-user-fs-pci": (id) => ({ command: "chardev-remove", arguments: { id: `${chardevPrefix}${id}` } }),
+  "vhost-user-fs-pci": chardevOf,
+  [portModel]: chardevOf,
 };
 
 /** Asks QEMU what is plugged. Names are those that hot-plug.ts gives. */
@@ -52,14 +59,14 @@ export async function readPlugged(qmp: QmpClient, options: WaitOptions): Promise
   for (const { name: id, type } of children) {
     const model = /^child<(.*)>$/.exec(type)?.[1] ?? "";
     const backend = backends[model]?.(id);
-    if (backend === undefined) continue;
+    if (backend === undefined || agentPortIds.some((port) => port === id)) continue; // the agent's are there from the start
     const read = (property: string): Promise<unknown> => qmp.execute("qom-get", { path: `/machine/peripheral/${id}`, property }, options);
     const lun = model === "scsi-hd" ? Number(await read("lun")) : undefined;
     const port = model === "scsi-hd" ? undefined : portOf(String(await read("parent_bus")));
     const node = nodes.find((candidate) => candidate["node-name"] === `${nodePrefix}${id}`);
     const fact = properties[model];
     plugged.push({
-      id, lun, port, backend,
+      id, lun, port, backend, isPort: model === portModel,
       ...(node !== undefined && lun !== undefined && { disk: { format: node.drv === "qcow2" ? "qcow2" : "raw", readOnly: node.ro } }),
       ...(fact !== undefined && { [fact.name]: String(await read(fact.property)) }),
     });
