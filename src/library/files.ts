@@ -363,11 +363,37 @@ async function collect<T>(values: AsyncIterable<T>): Promise<T[]> {
   return collected;
 }
 
-/** The signal ends the wait for a stream that has nothing to give. */
 async function* toChunks(content: FileContent, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
   if (typeof content === "string") yield Buffer.from(content);
   else if (content instanceof Uint8Array) yield content;
-  else for await (const chunk of (signal === undefined ? content : Readable.from(content, { signal })) as AsyncIterable<string | Uint8Array>) yield typeof chunk === "string" ? Buffer.from(chunk) : chunk;
+  else for await (const chunk of untilAborted(content as AsyncIterable<string | Uint8Array>, signal)) yield typeof chunk === "string" ? Buffer.from(chunk) : chunk;
+}
+
+/** What a source gives until the signal. Then the source is told, and not waited for: it may have nothing to give for ever. */
+async function* untilAborted<T>(source: AsyncIterable<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
+  if (signal === undefined) {
+    yield* source;
+    return;
+  }
+  const iterator = source[Symbol.asyncIterator]();
+  const aborted = Promise.withResolvers<never>();
+  aborted.promise.catch(() => { /* nothing may be waited for when it comes */ });
+  const abort = (): void => {
+    aborted.reject(signal.reason as Error); // whatever the caller ended it with
+    if (source instanceof Readable) source.destroy();
+  };
+  signal.addEventListener("abort", abort, { once: true });
+  if (signal.aborted) abort();
+  try {
+    for (;;) {
+      const next = await Promise.race([iterator.next(), aborted.promise]);
+      if (next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener("abort", abort);
+    void iterator.return?.().catch(() => undefined); // its failure is nobody's any more
+  }
 }
 
 /** Values of a generator; the program does not end by itself while somebody reads them. */

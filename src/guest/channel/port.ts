@@ -129,7 +129,8 @@ export class GuestPort {
   }
 }
 
-function hasHost(fd: number): boolean {
+/** True when a host is at the other end of an open port. */
+export function hasHost(fd: number): boolean {
   return (pollNow(fd, pollEvents.IN) & pollEvents.HUP) === 0;
 }
 

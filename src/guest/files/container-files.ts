@@ -5,7 +5,9 @@ import { constants as systemConstants } from "node:os";
 import { getSystemErrorMessage, promisify } from "node:util";
 import { RuntimeError, codeOf, isErrnoException } from "../../shared/base/errors.ts";
 import { PushQueue } from "../../shared/base/push-queue.ts";
-import type { FileAttributes, FileChangeSchema, FileRequest, FileResponseSchema, MakeFolder, OpenFile, WatchFileRequest } from "../../shared/protocol/gen/file_pb.ts";
+import { maxLanePieceBytes } from "../../shared/channel/lane.ts";
+import type { FileAttributes, FileChangeSchema, FileRequest, FileResponseSchema, MakeFolder, OpenFile, ReadFile, UseLane, WatchFileRequest, WriteFile } from "../../shared/protocol/gen/file_pb.ts";
+import { LanePort } from "../channel/lane-port.ts";
 import { type ContainerRoot, beneath, splitPath } from "./container-root.ts";
 import { factsAt, toFacts, type FileFactsInit } from "./file-facts.ts";
 import { FileHandles } from "./file-handles.ts";
@@ -37,8 +39,9 @@ export class ContainerFiles {
     if (name === undefined) throw new RuntimeError("invalid_argument", "file: no operation");
     try {
       // These have the file already, and may outlive the container's process.
-      if (name === "read") return await this.#read(containerId, operation.value.handle, Number(operation.value.offset), operation.value.length);
-      if (name === "write") return await this.#write(containerId, operation.value.handle, Number(operation.value.offset), operation.value.bytes);
+      if (name === "read") return await this.#read(containerId, operation.value);
+      if (name === "write") return await this.#write(containerId, operation.value);
+      if (name === "useLane") return await this.#useLane(containerId, operation.value);
       if (name === "close") {
         await this.#handles.close(containerId, operation.value.handle);
         return {};
@@ -104,27 +107,53 @@ export class ContainerFiles {
     return { facts, handle: this.#handles.add(containerId, fd) };
   }
 
-  async #read(containerId: string, handle: number, offset: number, length: number): Promise<Response> {
-    const fd = this.#handles.use(containerId, handle);
-    if (length > maxReadBytes) throw new RuntimeError("invalid_argument", `read ${length} bytes at once: at most ${maxReadBytes}`);
+  async #read(containerId: string, { handle, offset, length, byLane }: ReadFile): Promise<Response> {
+    const { fd, lane } = this.#handles.use(containerId, handle);
+    const most = byLane ? maxLanePieceBytes : maxReadBytes;
+    if (length > most) throw new RuntimeError("invalid_argument", `read ${length} bytes at once: at most ${most}`);
+    if (byLane) return { laneBytes: await requireLane(lane).send(fd, Number(offset), length) };
     const buffer = Buffer.allocUnsafe(length);
     let filled = 0;
     while (filled < length) {
-      const { bytesRead } = await readAsync(fd, buffer, filled, length - filled, offset + filled);
+      const { bytesRead } = await readAsync(fd, buffer, filled, length - filled, Number(offset) + filled);
       if (bytesRead === 0) break;
       filled += bytesRead;
     }
     return { bytes: buffer.subarray(0, filled) };
   }
 
-  async #write(containerId: string, handle: number, offset: number, bytes: Uint8Array): Promise<Response> {
-    const fd = this.#handles.use(containerId, handle);
+  async #write(containerId: string, { handle, offset, bytes, laneLength }: WriteFile): Promise<Response> {
+    const { fd, lane } = this.#handles.use(containerId, handle);
+    if (laneLength > maxLanePieceBytes) throw new RuntimeError("invalid_argument", `write ${laneLength} bytes at once: at most ${maxLanePieceBytes}`);
+    if (laneLength > 0) {
+      await requireLane(lane).receive(fd, Number(offset), laneLength);
+      return { laneBytes: laneLength };
+    }
     for (let written = 0; written < bytes.length;) {
-      const { bytesWritten } = await writeAsync(fd, bytes, written, bytes.length - written, offset + written);
+      const { bytesWritten } = await writeAsync(fd, bytes, written, bytes.length - written, Number(offset) + written);
       written += bytesWritten;
     }
     return {};
   }
+
+  async #useLane(containerId: string, { handle, laneId }: UseLane): Promise<Response> {
+    const lane = await LanePort.open(laneId);
+    try {
+      const file = this.#handles.use(containerId, handle); // it may have been closed meanwhile
+      const before = file.lane;
+      file.lane = lane;
+      await before?.close();
+    } catch (error) {
+      await lane.close();
+      throw error;
+    }
+    return {};
+  }
+}
+
+function requireLane(lane: LanePort | undefined): LanePort {
+  if (lane === undefined) throw new RuntimeError("failed_precondition", "the file has no lane", { reason: "lane_lost" });
+  return lane;
 }
 
 /** A system error without the path it names: that one leads through this process's descriptors. */
@@ -137,7 +166,7 @@ function withoutOwnPath(error: unknown): unknown {
 /** What each operation is called in an error. */
 const words: Readonly<Record<NonNullable<FileRequest["operation"]["case"]>, string>> = {
   stat: "look at", list: "list", makeFolder: "make folder", rename: "rename", remove: "remove", makeSymlink: "make link", setAttributes: "set attributes of",
-  open: "open", read: "read", write: "write", close: "close",
+  open: "open", read: "read", write: "write", close: "close", useLane: "open a lane to",
 };
 
 async function factsOf(root: ContainerRoot, path: Uint8Array, followLink: boolean): Promise<FileFactsInit> {

@@ -1,6 +1,7 @@
 import { close, closeSync } from "node:fs";
 import { promisify } from "node:util";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import type { LanePort } from "../channel/lane-port.ts";
 
 /** A caller that died leaves its handles; they go after that long without use. */
 const idleMs = 60_000;
@@ -11,6 +12,8 @@ const closeAsync = promisify(close);
 interface OpenFile {
   readonly containerId: string;
   readonly fd: number;
+  /** Carries the bytes of reads and writes that are to go by it. */
+  lane: LanePort | undefined;
   timer: NodeJS.Timeout;
 }
 
@@ -27,17 +30,17 @@ export class FileHandles {
     }
     const handle = this.#next;
     this.#next = this.#next === 0xffff_ffff ? 1 : this.#next + 1;
-    this.#files.set(handle, { containerId, fd, timer: this.#closeLater(handle) });
+    this.#files.set(handle, { containerId, fd, lane: undefined, timer: this.#closeLater(handle) });
     return handle;
   }
 
-  /** The descriptor. @throws RuntimeError `failed_precondition` (reason `file_closed`). */
-  use(containerId: string, handle: number): number {
+  /** An open file. @throws RuntimeError `failed_precondition` (reason `file_closed`). */
+  use(containerId: string, handle: number): OpenFile {
     const file = this.#files.get(handle);
     if (file === undefined || file.containerId !== containerId) throw new RuntimeError("failed_precondition", `file ${handle} of container "${containerId}" is not open`, { reason: "file_closed" });
     clearTimeout(file.timer);
     file.timer = this.#closeLater(handle);
-    return file.fd;
+    return file;
   }
 
   /** Closed already is success. */
@@ -46,6 +49,7 @@ export class FileHandles {
     if (file === undefined || file.containerId !== containerId) return;
     this.#files.delete(handle);
     clearTimeout(file.timer);
+    await file.lane?.close(); // a move that is under way would go on in whatever file gets the descriptor's number next
     await closeAsync(file.fd);
   }
 

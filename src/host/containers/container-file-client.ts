@@ -2,16 +2,12 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { FileAttributesSchema, FileFacts, FileRequestSchema, FileResponse } from "../../shared/protocol/gen/file_pb.ts";
 import type { OwnerClient } from "../control/owner-client.ts";
+import { readOpenFile, writeOpenFile, type OpenFileCalls } from "./file-transfer.ts";
 
 export type FileOperation = NonNullable<MessageInitShape<typeof FileRequestSchema>["operation"]>;
 export type FileAttributesInit = MessageInitShape<typeof FileAttributesSchema>;
 /** Bytes where a name is not UTF-8. */
 export type ContainerPath = string | Uint8Array;
-
-/** Bytes of one message; large enough that a round trip costs little, small enough to delay no other call for long. */
-const pieceBytes = 512 * 1024;
-/** Messages under way at once: the guest works on one while the next is on its way. */
-const piecesAhead = 3;
 
 /** How a file is written. */
 export interface WriteFileOptions {
@@ -56,22 +52,10 @@ export class ContainerFileClient {
 
   /** The content of a regular file, in pieces. */
   async *read(path: ContainerPath): AsyncGenerator<Uint8Array> {
-    const { handle } = await this.perform(path, { case: "open", value: {} });
-    const pieces: Promise<FileResponse>[] = [];
-    let offset = 0;
+    const { handle, facts } = await this.perform(path, { case: "open", value: {} });
     try {
-      for (;;) {
-        for (; pieces.length < piecesAhead; offset += pieceBytes) {
-          const piece = this.perform(path, { case: "read", value: { handle, offset: BigInt(offset), length: pieceBytes } });
-          piece.catch(() => { /* the first failure is thrown below; those after it tell the same */ });
-          pieces.push(piece);
-        }
-        const { bytes } = await pieces.shift() as FileResponse; // filled above
-        if (bytes.length > 0) yield bytes;
-        if (bytes.length < pieceBytes) return;
-      }
+      yield* readOpenFile(this.#openFile(path, handle), Number(facts?.sizeBytes ?? 0n));
     } finally {
-      await Promise.allSettled(pieces);
       await this.#close(path, handle);
     }
   }
@@ -80,19 +64,9 @@ export class ContainerFileClient {
   async write(path: ContainerPath, content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, options: WriteFileOptions = {}): Promise<void> {
     const { append = false, attributes } = options;
     const { handle } = await this.perform(path, { case: "open", value: { write: true, append, ...(attributes && { attributes }) } });
-    const pieces: Promise<FileResponse>[] = [];
-    let offset = 0;
     try {
-      for await (const bytes of inPieces(content)) {
-        if (pieces.length >= piecesAhead) await pieces.shift();
-        const piece = this.perform(path, { case: "write", value: { handle, offset: BigInt(offset), bytes } });
-        piece.catch(() => { /* thrown below, where it is awaited */ });
-        pieces.push(piece);
-        offset += bytes.length;
-      }
-      for (const piece of pieces.splice(0)) await piece;
+      await writeOpenFile(this.#openFile(path, handle), content, { append });
     } finally {
-      await Promise.allSettled(pieces);
       await this.#close(path, handle);
     }
   }
@@ -137,6 +111,10 @@ export class ContainerFileClient {
     return owner.file({ containerId: this.#containerId, path: toBytes(path), operation }, { signal });
   }
 
+  #openFile(path: ContainerPath, handle: number): OpenFileCalls {
+    return { handle, signal: this.#signal, perform: (operation) => this.perform(path, operation), owner: this.#owner };
+  }
+
   /** Also after the signal. The agent closes it by itself if this call does not reach it. */
   async #close(path: ContainerPath, handle: number): Promise<void> {
     await this.#call(path, { case: "close", value: { handle } }, undefined).catch((error: unknown) => {
@@ -147,23 +125,4 @@ export class ContainerFileClient {
 
 function toBytes(path: ContainerPath): Uint8Array {
   return typeof path === "string" ? Buffer.from(path) : path;
-}
-
-/** The same bytes in messages of full length, but for the last. */
-async function* inPieces(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let waiting: Uint8Array[] = [];
-  let length = 0;
-  for await (const chunk of content) {
-    for (let at = 0; at < chunk.length;) {
-      const part = chunk.subarray(at, at + pieceBytes - length);
-      waiting.push(part);
-      length += part.length;
-      at += part.length;
-      if (length < pieceBytes) continue;
-      yield waiting.length === 1 ? part : Buffer.concat(waiting);
-      waiting = [];
-      length = 0;
-    }
-  }
-  if (length > 0) yield Buffer.concat(waiting);
 }

@@ -1,8 +1,10 @@
 import type { ExecSpec, Owner as OwnerApi } from "../../shared/protocol/gen/owner_pb.ts";
+import type { FileRequest } from "../../shared/protocol/gen/file_pb.ts";
 import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
 import type { GuestProcess } from "../sandbox/process.ts";
+import { sandboxPaths } from "../store/paths.ts";
 import { attachSession } from "./attach-session.ts";
 import { readHostUsage } from "./host-usage.ts";
 import type { Owner } from "./owner.ts";
@@ -111,9 +113,11 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
       const sandbox = await owner.ready();
       sandbox.container(request.containerId).require("file");
       const used = owner.keeping.use();
+      const moved = goesByLane(request) ? owner.lane.moving() : undefined;
       try {
         return await sandbox.agent.guest.file(request, { timeoutMs: guestCallTimeoutMs });
       } finally {
+        moved?.();
         used();
       }
     },
@@ -122,7 +126,15 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
       sandbox.container(request.containerId).require("file");
       yield* sandbox.agent.guest.watchFile(request, { signal });
     },
+    async *lane(inputs) {
+      const sandbox = await owner.ready();
+      yield* owner.lane.lend(sandbox.vm, sandboxPaths(sandbox.config.folders, sandbox.config.sandboxId).laneSocket, inputs);
+    },
   };
+}
+
+function goesByLane({ operation }: FileRequest): boolean {
+  return (operation.case === "read" && operation.value.byLane) || (operation.case === "write" && operation.value.laneLength > 0);
 }
 
 /** Parses the process of a caller on our private socket. */

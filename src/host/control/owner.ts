@@ -18,6 +18,7 @@ import { nextRestart, noRestart, type RestartState } from "../store/restart-poli
 import type { Snapshot } from "../template/snapshot-store.ts";
 import { captureSandbox, type CaptureOptions } from "./capture-sandbox.ts";
 import { EventBroadcast } from "./event-broadcast.ts";
+import { FileLane } from "./file-lane.ts";
 import { Garbage } from "./garbage.ts";
 import { endLeftProbes, isProbe, monitorHealth, probeProcess, runProbe } from "./health-monitor.ts";
 import { Keeping } from "./keeping.ts";
@@ -54,6 +55,8 @@ export class Owner {
     this.log.info("sandbox ended", { why });
     void this.finish(0);
   }, (keeping) => this.#sandbox?.noteKeeping(keeping));
+  /** By which callers move the bytes of large files. */
+  readonly lane: FileLane;
   /** Ends the use of a running exec, by container and exec id. */
   readonly #sandboxId: string;
   #eventFile: EventFile | undefined;
@@ -83,6 +86,7 @@ export class Owner {
     this.#giveUp = giveUp;
     this.#store = store;
     this.log = log;
+    this.lane = new FileLane(log);
     starting.then((sandbox) => {
       this.#sandbox = sandbox;
       // A VM that ends by itself ends the owner too; by then every process has got its end.
@@ -258,7 +262,8 @@ export class Owner {
 
   /** Saves the sandbox as a snapshot. */
   async capture(options: CaptureOptions): Promise<Snapshot & { readonly touchedBytes: number }> {
-    return captureSandbox(await this.ready(), this.#store, options);
+    const sandbox = await this.ready();
+    return this.lane.withhold(() => captureSandbox(sandbox, this.#store, options));
   }
 
   /** Writes what the containers of a clone are: they run, or stand, since before it began. */
@@ -271,6 +276,7 @@ export class Owner {
 
   async deleteContainer(containerId: string, timeoutMs: number): Promise<Container> {
     const sandbox = await this.ready();
+    await this.lane.withdraw(); // the guest cannot give back a file system while bytes move in it
     const container = await sandbox.deleteContainer(containerId, { timeoutMs });
     if (container.backing.lastOneOut) void this.finish(0);
     return container;
@@ -391,6 +397,7 @@ export class Owner {
     const { ending } = sandbox.config;
     if ((ending === "first" && containerId === this.#firstContainer) || (ending === "last" && others.length === 0)) return this.finish(5_000);
     try {
+      await this.lane.withdraw();
       await sandbox.deleteContainer(containerId, { timeoutMs: podDeleteTimeoutMs });
     } catch (error) {
       if (!RuntimeError.is(error, "not_found")) this.log.warn("container not removed", { containerId, error: describeError(error) });

@@ -68,6 +68,8 @@ export function sandboxPaths(folders: StateFolders, sandboxId: string) {
     qmpSocket: join(folder, "qmp.sock"),
     controlSocket: join(folder, "control.sock"),
     dataSocket: join(folder, "data.sock"),
+    /** The host's end of the lane, while there is one. */
+    laneSocket: join(folder, "lane.sock"),
     consoleSocket: join(folder, "console.sock"),
     console: join(folder, "console.log"),
     vmmLog: join(folder, "vmm.log"),

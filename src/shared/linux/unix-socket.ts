@@ -1,5 +1,5 @@
 import { closeSync, openSync, rmSync } from "node:fs";
-import { connect as netConnect, type Socket } from "node:net";
+import { connect as netConnect, type OnReadOpts, type Socket } from "node:net";
 import { basename, dirname } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { call } from "./libc.ts";
@@ -53,10 +53,10 @@ export function socketPair(): [number, number] {
   return [pair.readInt32LE(0), pair.readInt32LE(4)];
 }
 
-/** Connects to a stream socket; the path may be longer than sockaddr_un allows. */
-export async function connectUnix(path: string): Promise<Socket> {
+/** Connects to a stream socket; the path may be longer than sockaddr_un allows. `onread`: where what comes is put, instead of `data` events. */
+export async function connectUnix(path: string, onread?: OnReadOpts): Promise<Socket> {
   const folder = Buffer.byteLength(path) <= maxSocketPathBytes ? undefined : openSync(dirname(path), O_PATH | O_DIRECTORY);
-  const socket = netConnect({ path: folder === undefined ? path : `/proc/self/fd/${folder}/${basename(path)}`, allowHalfOpen: true });
+  const socket = netConnect({ path: folder === undefined ? path : `/proc/self/fd/${folder}/${basename(path)}`, allowHalfOpen: true, ...(onread && { onread }) });
   try {
     await new Promise<void>((resolve, reject) => {
       socket.once("connect", resolve);

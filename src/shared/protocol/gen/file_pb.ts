@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file file.proto.
  */
 export const file_file: GenFile = /*@__PURE__*/
-  fileDesc("CgpmaWxlLnByb3RvEgtjYXNlbWF0ZS52MSKkBAoLRmlsZVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEgwKBHBhdGgYAiABKAwSLAoEc3RhdBgDIAEoCzIcLmNhc2VtYXRlLnYxLkZpbGVTdGF0UmVxdWVzdEgAEicKBGxpc3QYBCABKAsyFy5jYXNlbWF0ZS52MS5MaXN0Rm9sZGVySAASLgoLbWFrZV9mb2xkZXIYBSABKAsyFy5jYXNlbWF0ZS52MS5NYWtlRm9sZGVySAASKQoGcmVuYW1lGAYgASgLMhcuY2FzZW1hdGUudjEuUmVuYW1lRmlsZUgAEikKBnJlbW92ZRgHIAEoCzIXLmNhc2VtYXRlLnYxLlJlbW92ZUZpbGVIABIwCgxtYWtlX3N5bWxpbmsYCCABKAsyGC5jYXNlbWF0ZS52MS5NYWtlU3ltbGlua0gAEjUKDnNldF9hdHRyaWJ1dGVzGAkgASgLMhsuY2FzZW1hdGUudjEuRmlsZUF0dHJpYnV0ZXNIABIlCgRvcGVuGAogASgLMhUuY2FzZW1hdGUudjEuT3BlbkZpbGVIABIlCgRyZWFkGAsgASgLMhUuY2FzZW1hdGUudjEuUmVhZEZpbGVIABInCgV3cml0ZRgMIAEoCzIWLmNhc2VtYXRlLnYxLldyaXRlRmlsZUgAEicKBWNsb3NlGA0gASgLMhYuY2FzZW1hdGUudjEuQ2xvc2VGaWxlSABCCwoJb3BlcmF0aW9uIiYKD0ZpbGVTdGF0UmVxdWVzdBITCgtmb2xsb3dfbGluaxgBIAEoCCIaCgpMaXN0Rm9sZGVyEgwKBHNraXAYASABKA0imgEKDkZpbGVBdHRyaWJ1dGVzEhEKBG1vZGUYASABKA1IAIgBARIQCgN1aWQYAiABKA1IAYgBARIQCgNnaWQYAyABKA1IAogBARIgChNtb2RpZmllZF91bml4X25hbm9zGAQgASgDSAOIAQFCBwoFX21vZGVCBgoEX3VpZEIGCgRfZ2lkQhYKFF9tb2RpZmllZF91bml4X25hbm9zIlAKCk1ha2VGb2xkZXISEQoJcmVjdXJzaXZlGAEgASgIEi8KCmF0dHJpYnV0ZXMYAiABKAsyGy5jYXNlbWF0ZS52MS5GaWxlQXR0cmlidXRlcyIYCgpSZW5hbWVGaWxlEgoKAnRvGAEgASgMIi4KClJlbW92ZUZpbGUSEQoJcmVjdXJzaXZlGAEgASgIEg0KBWZvcmNlGAIgASgIIk4KC01ha2VTeW1saW5rEg4KBnRhcmdldBgBIAEoDBIvCgphdHRyaWJ1dGVzGAIgASgLMhsuY2FzZW1hdGUudjEuRmlsZUF0dHJpYnV0ZXMiWgoIT3BlbkZpbGUSDQoFd3JpdGUYASABKAgSDgoGYXBwZW5kGAIgASgIEi8KCmF0dHJpYnV0ZXMYAyABKAsyGy5jYXNlbWF0ZS52MS5GaWxlQXR0cmlidXRlcyI6CghSZWFkRmlsZRIOCgZoYW5kbGUYASABKA0SDgoGb2Zmc2V0GAIgASgEEg4KBmxlbmd0aBgDIAEoDSI6CglXcml0ZUZpbGUSDgoGaGFuZGxlGAEgASgNEg4KBm9mZnNldBgCIAEoBBINCgVieXRlcxgDIAEoDCIbCglDbG9zZUZpbGUSDgoGaGFuZGxlGAEgASgNIosBCgxGaWxlUmVzcG9uc2USJQoFZmFjdHMYASABKAsyFi5jYXNlbWF0ZS52MS5GaWxlRmFjdHMSJwoHZW50cmllcxgCIAMoCzIWLmNhc2VtYXRlLnYxLkZpbGVGYWN0cxIMCgRtb3JlGAMgASgIEg4KBmhhbmRsZRgEIAEoDRINCgVieXRlcxgFIAEoDCKHAQoJRmlsZUZhY3RzEgwKBG5hbWUYASABKAwSDAoEbW9kZRgCIAEoDRILCgN1aWQYAyABKA0SCwoDZ2lkGAQgASgNEhIKCnNpemVfYnl0ZXMYBSABKAQSGwoTbW9kaWZpZWRfdW5peF9uYW5vcxgGIAEoAxITCgtsaW5rX3RhcmdldBgHIAEoDCI2ChBXYXRjaEZpbGVSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIMCgRwYXRoGAIgASgMIigKCkZpbGVDaGFuZ2USDAoEa2luZBgBIAEoCRIMCgRuYW1lGAIgASgMYgZwcm90bzM");
+  fileDesc("CgpmaWxlLnByb3RvEgtjYXNlbWF0ZS52MSLOBAoLRmlsZVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEgwKBHBhdGgYAiABKAwSLAoEc3RhdBgDIAEoCzIcLmNhc2VtYXRlLnYxLkZpbGVTdGF0UmVxdWVzdEgAEicKBGxpc3QYBCABKAsyFy5jYXNlbWF0ZS52MS5MaXN0Rm9sZGVySAASLgoLbWFrZV9mb2xkZXIYBSABKAsyFy5jYXNlbWF0ZS52MS5NYWtlRm9sZGVySAASKQoGcmVuYW1lGAYgASgLMhcuY2FzZW1hdGUudjEuUmVuYW1lRmlsZUgAEikKBnJlbW92ZRgHIAEoCzIXLmNhc2VtYXRlLnYxLlJlbW92ZUZpbGVIABIwCgxtYWtlX3N5bWxpbmsYCCABKAsyGC5jYXNlbWF0ZS52MS5NYWtlU3ltbGlua0gAEjUKDnNldF9hdHRyaWJ1dGVzGAkgASgLMhsuY2FzZW1hdGUudjEuRmlsZUF0dHJpYnV0ZXNIABIlCgRvcGVuGAogASgLMhUuY2FzZW1hdGUudjEuT3BlbkZpbGVIABIlCgRyZWFkGAsgASgLMhUuY2FzZW1hdGUudjEuUmVhZEZpbGVIABInCgV3cml0ZRgMIAEoCzIWLmNhc2VtYXRlLnYxLldyaXRlRmlsZUgAEicKBWNsb3NlGA0gASgLMhYuY2FzZW1hdGUudjEuQ2xvc2VGaWxlSAASKAoIdXNlX2xhbmUYDiABKAsyFC5jYXNlbWF0ZS52MS5Vc2VMYW5lSABCCwoJb3BlcmF0aW9uIiYKD0ZpbGVTdGF0UmVxdWVzdBITCgtmb2xsb3dfbGluaxgBIAEoCCIaCgpMaXN0Rm9sZGVyEgwKBHNraXAYASABKA0imgEKDkZpbGVBdHRyaWJ1dGVzEhEKBG1vZGUYASABKA1IAIgBARIQCgN1aWQYAiABKA1IAYgBARIQCgNnaWQYAyABKA1IAogBARIgChNtb2RpZmllZF91bml4X25hbm9zGAQgASgDSAOIAQFCBwoFX21vZGVCBgoEX3VpZEIGCgRfZ2lkQhYKFF9tb2RpZmllZF91bml4X25hbm9zIlAKCk1ha2VGb2xkZXISEQoJcmVjdXJzaXZlGAEgASgIEi8KCmF0dHJpYnV0ZXMYAiABKAsyGy5jYXNlbWF0ZS52MS5GaWxlQXR0cmlidXRlcyIYCgpSZW5hbWVGaWxlEgoKAnRvGAEgASgMIi4KClJlbW92ZUZpbGUSEQoJcmVjdXJzaXZlGAEgASgIEg0KBWZvcmNlGAIgASgIIk4KC01ha2VTeW1saW5rEg4KBnRhcmdldBgBIAEoDBIvCgphdHRyaWJ1dGVzGAIgASgLMhsuY2FzZW1hdGUudjEuRmlsZUF0dHJpYnV0ZXMiWgoIT3BlbkZpbGUSDQoFd3JpdGUYASABKAgSDgoGYXBwZW5kGAIgASgIEi8KCmF0dHJpYnV0ZXMYAyABKAsyGy5jYXNlbWF0ZS52MS5GaWxlQXR0cmlidXRlcyJLCghSZWFkRmlsZRIOCgZoYW5kbGUYASABKA0SDgoGb2Zmc2V0GAIgASgEEg4KBmxlbmd0aBgDIAEoDRIPCgdieV9sYW5lGAQgASgIIk8KCVdyaXRlRmlsZRIOCgZoYW5kbGUYASABKA0SDgoGb2Zmc2V0GAIgASgEEg0KBWJ5dGVzGAMgASgMEhMKC2xhbmVfbGVuZ3RoGAQgASgNIioKB1VzZUxhbmUSDgoGaGFuZGxlGAEgASgNEg8KB2xhbmVfaWQYAiABKA0iGwoJQ2xvc2VGaWxlEg4KBmhhbmRsZRgBIAEoDSKfAQoMRmlsZVJlc3BvbnNlEiUKBWZhY3RzGAEgASgLMhYuY2FzZW1hdGUudjEuRmlsZUZhY3RzEicKB2VudHJpZXMYAiADKAsyFi5jYXNlbWF0ZS52MS5GaWxlRmFjdHMSDAoEbW9yZRgDIAEoCBIOCgZoYW5kbGUYBCABKA0SDQoFYnl0ZXMYBSABKAwSEgoKbGFuZV9ieXRlcxgGIAEoDSKHAQoJRmlsZUZhY3RzEgwKBG5hbWUYASABKAwSDAoEbW9kZRgCIAEoDRILCgN1aWQYAyABKA0SCwoDZ2lkGAQgASgNEhIKCnNpemVfYnl0ZXMYBSABKAQSGwoTbW9kaWZpZWRfdW5peF9uYW5vcxgGIAEoAxITCgtsaW5rX3RhcmdldBgHIAEoDCI2ChBXYXRjaEZpbGVSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIMCgRwYXRoGAIgASgMIigKCkZpbGVDaGFuZ2USDAoEa2luZBgBIAEoCRIMCgRuYW1lGAIgASgMYgZwcm90bzM");
 
 /**
  * @generated from message casemate.v1.FileRequest
@@ -25,7 +25,7 @@ export type FileRequest = Message<"casemate.v1.FileRequest"> & {
 
   /**
    * Absolute, as the container sees it. Links in it never lead out of the container's root. Bytes, because
-   * names need not be UTF-8. Unused by read, write and close.
+   * names need not be UTF-8. Unused by read, write, use_lane and close.
    *
    * @generated from field: bytes path = 2;
    */
@@ -104,6 +104,14 @@ export type FileRequest = Message<"casemate.v1.FileRequest"> & {
      */
     value: CloseFile;
     case: "close";
+  } | {
+    /**
+     * Opens a lane (docs/wire-channel.md) for the reads and writes of an open file, until it is closed.
+     *
+     * @generated from field: casemate.v1.UseLane use_lane = 14;
+     */
+    value: UseLane;
+    case: "useLane";
   } | { case: undefined; value?: undefined };
 };
 
@@ -318,11 +326,19 @@ export type ReadFile = Message<"casemate.v1.ReadFile"> & {
   offset: bigint;
 
   /**
-   * At most 1 MiB.
+   * At most 1 MiB, by a lane 4 MiB.
    *
    * @generated from field: uint32 length = 3;
    */
   length: number;
+
+  /**
+   * The bytes go into the file's lane, and the answer tells how many. Such pieces follow one another in
+   * the file; one that does not is refused, and so are all after a failure (`lane_lost`).
+   *
+   * @generated from field: bool by_lane = 4;
+   */
+  byLane: boolean;
 };
 
 /**
@@ -350,6 +366,13 @@ export type WriteFile = Message<"casemate.v1.WriteFile"> & {
    * @generated from field: bytes bytes = 3;
    */
   bytes: Uint8Array;
+
+  /**
+   * Not 0: that many bytes, at most 4 MiB, come by the file's lane instead; as ReadFile.by_lane.
+   *
+   * @generated from field: uint32 lane_length = 4;
+   */
+  laneLength: number;
 };
 
 /**
@@ -358,6 +381,28 @@ export type WriteFile = Message<"casemate.v1.WriteFile"> & {
  */
 export const WriteFileSchema: GenMessage<WriteFile> = /*@__PURE__*/
   messageDesc(file_file, 10);
+
+/**
+ * @generated from message casemate.v1.UseLane
+ */
+export type UseLane = Message<"casemate.v1.UseLane"> & {
+  /**
+   * @generated from field: uint32 handle = 1;
+   */
+  handle: number;
+
+  /**
+   * @generated from field: uint32 lane_id = 2;
+   */
+  laneId: number;
+};
+
+/**
+ * Describes the message casemate.v1.UseLane.
+ * Use `create(UseLaneSchema)` to create a new message.
+ */
+export const UseLaneSchema: GenMessage<UseLane> = /*@__PURE__*/
+  messageDesc(file_file, 11);
 
 /**
  * @generated from message casemate.v1.CloseFile
@@ -374,7 +419,7 @@ export type CloseFile = Message<"casemate.v1.CloseFile"> & {
  * Use `create(CloseFileSchema)` to create a new message.
  */
 export const CloseFileSchema: GenMessage<CloseFile> = /*@__PURE__*/
-  messageDesc(file_file, 11);
+  messageDesc(file_file, 12);
 
 /**
  * @generated from message casemate.v1.FileResponse
@@ -414,6 +459,13 @@ export type FileResponse = Message<"casemate.v1.FileResponse"> & {
    * @generated from field: bytes bytes = 5;
    */
   bytes: Uint8Array;
+
+  /**
+   * read and write by a lane: how many bytes went through it; fewer than asked for at the file's end.
+   *
+   * @generated from field: uint32 lane_bytes = 6;
+   */
+  laneBytes: number;
 };
 
 /**
@@ -421,7 +473,7 @@ export type FileResponse = Message<"casemate.v1.FileResponse"> & {
  * Use `create(FileResponseSchema)` to create a new message.
  */
 export const FileResponseSchema: GenMessage<FileResponse> = /*@__PURE__*/
-  messageDesc(file_file, 12);
+  messageDesc(file_file, 13);
 
 /**
  * @generated from message casemate.v1.FileFacts
@@ -474,7 +526,7 @@ export type FileFacts = Message<"casemate.v1.FileFacts"> & {
  * Use `create(FileFactsSchema)` to create a new message.
  */
 export const FileFactsSchema: GenMessage<FileFacts> = /*@__PURE__*/
-  messageDesc(file_file, 13);
+  messageDesc(file_file, 14);
 
 /**
  * @generated from message casemate.v1.WatchFileRequest
@@ -496,7 +548,7 @@ export type WatchFileRequest = Message<"casemate.v1.WatchFileRequest"> & {
  * Use `create(WatchFileRequestSchema)` to create a new message.
  */
 export const WatchFileRequestSchema: GenMessage<WatchFileRequest> = /*@__PURE__*/
-  messageDesc(file_file, 14);
+  messageDesc(file_file, 15);
 
 /**
  * @generated from message casemate.v1.FileChange
@@ -523,5 +575,5 @@ export type FileChange = Message<"casemate.v1.FileChange"> & {
  * Use `create(FileChangeSchema)` to create a new message.
  */
 export const FileChangeSchema: GenMessage<FileChange> = /*@__PURE__*/
-  messageDesc(file_file, 15);
+  messageDesc(file_file, 16);
 

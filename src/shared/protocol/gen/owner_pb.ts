@@ -20,7 +20,48 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file owner.proto.
  */
 export const file_owner: GenFile = /*@__PURE__*/
-  fileDesc("Cgtvd25lci5wcm90bxILY2FzZW1hdGUudjEiHQoKTGVhc2VJbnB1dBIPCgdyZWxlYXNlGAEgASgIIg0KC0xlYXNlT3V0cHV0IjEKDExpbWl0UmVxdWVzdBIQCgh0b3RhbF9tcxgBIAEoBBIPCgdpZGxlX21zGAIgASgEItgCCg1DcmVhdGVPcHRpb25zEgwKBHVzZXIYASABKAkSEgoKY3JlYXRlX2N3ZBgCIAEoCBINCgVzdGRpbhgDIAEoCBIwCg10ZXJtaW5hbF9zaXplGAQgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplEhgKEGNvbnRhaW5lcl9mb2xkZXIYBSABKAkSDgoGbm9fbG9nGAggASgIEhcKD2d1ZXN0X2V0Y19maWxlcxgJIAEoCBITCgtob2xkX291dHB1dBgKIAEoCBITCgthdXRvX3JlbW92ZRgGIAEoCBIUCgxsYXN0X29uZV9vdXQYByABKAgSDAoEaW5pdBgLIAEoCBIMCgRpZGxlGAwgASgIEhIKCnRpbWVvdXRfbXMYDSABKAQSGgoSbG9nX21heF9maWxlX2J5dGVzGA4gASgEEhUKDWxvZ19tYXhfZmlsZXMYDyABKA0irQEKCEV4ZWNTcGVjEhQKDHByb2Nlc3NfanNvbhgBIAEoDBIMCgR1c2VyGAIgASgJEg0KBXN0ZGluGAMgASgIEjAKDXRlcm1pbmFsX3NpemUYBCABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemUSEwoLaG9sZF9vdXRwdXQYBSABKAgSEwoLYXV0b19yZW1vdmUYBiABKAgSEgoKb3duX2Nncm91cBgHIAEoCCJuCg5SdW5FeGVjUmVxdWVzdBIPCgdleGVjX2lkGAEgASgJEhAKCHRlcm1pbmFsGAIgASgIEiMKBHNwZWMYAyABKAsyFS5jYXNlbWF0ZS52MS5FeGVjU3BlYxIUCgxjb250YWluZXJfaWQYBCABKAki6gEKC0F0dGFjaElucHV0EicKBG9wZW4YASABKAsyFy5jYXNlbWF0ZS52MS5BdHRhY2hPcGVuSAASKQoFc3RkaW4YAiABKAsyGC5jYXNlbWF0ZS52MS5TdHJlYW1CeXRlc0gAEisKCXN0ZGluX2VuZBgDIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUVuZEgAEiUKA2FjaxgEIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUFja0gAEisKBnJlc2l6ZRgFIAEoCzIZLmNhc2VtYXRlLnYxLlRlcm1pbmFsU2l6ZUgAQgYKBGtpbmQifwoKQXR0YWNoT3BlbhIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRINCgVzdGRpbhgDIAEoCBIOCgZvdXRwdXQYBCABKAgSKwoGcmVzdW1lGAUgASgLMhsuY2FzZW1hdGUudjEuQXR0YWNoUG9zaXRpb24iVAoOQXR0YWNoUG9zaXRpb24SFQoNc3Rkb3V0X29mZnNldBgBIAEoBBIVCg1zdGRlcnJfb2Zmc2V0GAIgASgEEhQKDHN0ZGluX29mZnNldBgDIAEoBCI4CgtTdHJlYW1CeXRlcxIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDQoFYnl0ZXMYAyABKAwiJwoJU3RyZWFtRW5kEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBCInCglTdHJlYW1BY2sSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEIvYBCgxBdHRhY2hPdXRwdXQSLQoGb3BlbmVkGAEgASgLMhsuY2FzZW1hdGUudjEuQXR0YWNoUG9zaXRpb25IABIqCgZvdXRwdXQYAiABKAsyGC5jYXNlbWF0ZS52MS5TdHJlYW1CeXRlc0gAEiwKCm91dHB1dF9lbmQYAyABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1FbmRIABIrCglzdGRpbl9hY2sYBCABKAsyFi5jYXNlbWF0ZS52MS5TdHJlYW1BY2tIABIoCgRleGl0GAUgASgLMhguY2FzZW1hdGUudjEuUHJvY2Vzc0V4aXRIAEIGCgRraW5kInQKC1Byb2Nlc3NFeGl0EhMKC2V4aXRfc3RhdHVzGAEgASgNEhwKFGV4aXRlZF9hdF91bml4X25hbm9zGAIgASgDEhIKCm9vbV9raWxsZWQYAyABKAgSDgoGcmVhc29uGAQgASgJEg4KBnNpZ25hbBgFIAEoDSI6Cg5DYXB0dXJlUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGtlZXAYAiABKAgSDAoEc3RvcBgDIAEoCCI6Cg9DYXB0dXJlUmVzcG9uc2USEAoIcGF1c2VfbXMYASABKAESFQoNdG91Y2hlZF9ieXRlcxgCIAEoBCImCg5JbnNwZWN0UmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAki0QIKD0luc3BlY3RSZXNwb25zZRISCgpzYW5kYm94X2lkGAEgASgJEhEKCW93bmVyX3BpZBgCIAEoDRIPCgd2bW1fcGlkGAMgASgNEhMKC2FjY2VsZXJhdG9yGAQgASgJEhQKDG1lbW9yeV9ieXRlcxgFIAEoBBISCgp2Y3B1X2NvdW50GAYgASgNEhIKCnN0YXJ0ZWRfYnkYByABKAkSDQoFc3RhdGUYCCABKAkSMQoKY29udGFpbmVycxgJIAMoCzIdLmNhc2VtYXRlLnYxLkNvbnRhaW5lclN1bW1hcnkSFAoMZ3Vlc3Rfa2VybmVsGAogASgJEg8KB2Jvb3RfbXMYCyABKAQSKQoKc3RlcF90aW1lcxgMIAMoCzIVLmNhc2VtYXRlLnYxLlN0ZXBUaW1lEh8KF3N0ZXBzX2JlZ2FuX3VuaXhfbWljcm9zGA0gASgEImkKCFN0ZXBUaW1lEhEKCW9wZXJhdGlvbhgBIAEoCRIMCgRzdGVwGAIgASgJEhQKDHN0YXJ0X21pY3JvcxgDIAEoBBIXCg9kdXJhdGlvbl9taWNyb3MYBCABKAQSDQoFZGVwdGgYBSABKA0icQoQQ29udGFpbmVyU3VtbWFyeRIUCgxjb250YWluZXJfaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhEKCWd1ZXN0X3BpZBgDIAEoDRIQCghleGVjX2lkcxgEIAMoCRISCgppcF9hZGRyZXNzGAUgASgJIhQKEk93bmVyRXZlbnRzUmVxdWVzdCLHAQoKT3duZXJFdmVudBISCgp1bml4X25hbm9zGAEgASgDEg4KBmFjdGlvbhgCIAEoCRIUCgxjb250YWluZXJfaWQYAyABKAkSDwoHZXhlY19pZBgEIAEoCRI7CgphdHRyaWJ1dGVzGAUgAygLMicuY2FzZW1hdGUudjEuT3duZXJFdmVudC5BdHRyaWJ1dGVzRW50cnkaMQoPQXR0cmlidXRlc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiIQoLU3RvcFJlcXVlc3QSEgoKdGltZW91dF9tcxgBIAEoDSIlCgxTdGF0c1JlcXVlc3QSFQoNY29udGFpbmVyX2lkcxgBIAMoCSKzAQoNU3RhdHNSZXNwb25zZRIvCgpjb250YWluZXJzGAEgAygLMhsuY2FzZW1hdGUudjEuQ29udGFpbmVyU3RhdHMSMAoOaG9zdF9wcm9jZXNzZXMYAiADKAsyGC5jYXNlbWF0ZS52MS5Ib3N0UHJvY2VzcxIUCgxtZW1vcnlfYnl0ZXMYAyABKAQSEgoKdmNwdV9jb3VudBgEIAEoDRIVCg1yZWFkX2F0X25hbm9zGAUgASgEIk0KDkNvbnRhaW5lclN0YXRzEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIlCgdtZXRyaWNzGAIgASgLMhQuZ29vZ2xlLnByb3RvYnVmLkFueSJoCgtIb3N0UHJvY2VzcxIMCgRuYW1lGAEgASgJEgsKA3BpZBgCIAEoDRIUCgxtZW1vcnlfYnl0ZXMYAyABKAQSEQoJY3B1X25hbm9zGAQgASgEEhUKDXByaXZhdGVfYnl0ZXMYBSABKAQy1AYKBU93bmVyEkEKBkF0dGFjaBIYLmNhc2VtYXRlLnYxLkF0dGFjaElucHV0GhkuY2FzZW1hdGUudjEuQXR0YWNoT3V0cHV0KAEwARJECgdJbnNwZWN0EhsuY2FzZW1hdGUudjEuSW5zcGVjdFJlcXVlc3QaHC5jYXNlbWF0ZS52MS5JbnNwZWN0UmVzcG9uc2USRAoGRXZlbnRzEh8uY2FzZW1hdGUudjEuT3duZXJFdmVudHNSZXF1ZXN0GhcuY2FzZW1hdGUudjEuT3duZXJFdmVudDABEjgKBFN0b3ASGC5jYXNlbWF0ZS52MS5TdG9wUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI+CgVTdGF0cxIZLmNhc2VtYXRlLnYxLlN0YXRzUmVxdWVzdBoaLmNhc2VtYXRlLnYxLlN0YXRzUmVzcG9uc2USPgoMUGF1c2VTYW5kYm94EhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej8KDVJlc3VtZVNhbmRib3gSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSOwoERXhlYxIbLmNhc2VtYXRlLnYxLlJ1bkV4ZWNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBUxlYXNlEhcuY2FzZW1hdGUudjEuTGVhc2VJbnB1dBoYLmNhc2VtYXRlLnYxLkxlYXNlT3V0cHV0KAEwARI6CgVMaW1pdBIZLmNhc2VtYXRlLnYxLkxpbWl0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJECgdDYXB0dXJlEhsuY2FzZW1hdGUudjEuQ2FwdHVyZVJlcXVlc3QaHC5jYXNlbWF0ZS52MS5DYXB0dXJlUmVzcG9uc2USOwoERmlsZRIYLmNhc2VtYXRlLnYxLkZpbGVSZXF1ZXN0GhkuY2FzZW1hdGUudjEuRmlsZVJlc3BvbnNlEkUKCVdhdGNoRmlsZRIdLmNhc2VtYXRlLnYxLldhdGNoRmlsZVJlcXVlc3QaFy5jYXNlbWF0ZS52MS5GaWxlQ2hhbmdlMAFiBnByb3RvMw", [file_file, file_google_protobuf_any, file_google_protobuf_empty, file_terminal]);
+  fileDesc("Cgtvd25lci5wcm90bxILY2FzZW1hdGUudjEiCwoJTGFuZUlucHV0IjIKCkxhbmVPdXRwdXQSDwoHbGFuZV9pZBgBIAEoDRITCgtzb2NrZXRfcGF0aBgCIAEoCSIdCgpMZWFzZUlucHV0Eg8KB3JlbGVhc2UYASABKAgiDQoLTGVhc2VPdXRwdXQiMQoMTGltaXRSZXF1ZXN0EhAKCHRvdGFsX21zGAEgASgEEg8KB2lkbGVfbXMYAiABKAQi2AIKDUNyZWF0ZU9wdGlvbnMSDAoEdXNlchgBIAEoCRISCgpjcmVhdGVfY3dkGAIgASgIEg0KBXN0ZGluGAMgASgIEjAKDXRlcm1pbmFsX3NpemUYBCABKAsyGS5jYXNlbWF0ZS52MS5UZXJtaW5hbFNpemUSGAoQY29udGFpbmVyX2ZvbGRlchgFIAEoCRIOCgZub19sb2cYCCABKAgSFwoPZ3Vlc3RfZXRjX2ZpbGVzGAkgASgIEhMKC2hvbGRfb3V0cHV0GAogASgIEhMKC2F1dG9fcmVtb3ZlGAYgASgIEhQKDGxhc3Rfb25lX291dBgHIAEoCBIMCgRpbml0GAsgASgIEgwKBGlkbGUYDCABKAgSEgoKdGltZW91dF9tcxgNIAEoBBIaChJsb2dfbWF4X2ZpbGVfYnl0ZXMYDiABKAQSFQoNbG9nX21heF9maWxlcxgPIAEoDSKtAQoIRXhlY1NwZWMSFAoMcHJvY2Vzc19qc29uGAEgASgMEgwKBHVzZXIYAiABKAkSDQoFc3RkaW4YAyABKAgSMAoNdGVybWluYWxfc2l6ZRgEIAEoCzIZLmNhc2VtYXRlLnYxLlRlcm1pbmFsU2l6ZRITCgtob2xkX291dHB1dBgFIAEoCBITCgthdXRvX3JlbW92ZRgGIAEoCBISCgpvd25fY2dyb3VwGAcgASgIIm4KDlJ1bkV4ZWNSZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAkSEAoIdGVybWluYWwYAiABKAgSIwoEc3BlYxgDIAEoCzIVLmNhc2VtYXRlLnYxLkV4ZWNTcGVjEhQKDGNvbnRhaW5lcl9pZBgEIAEoCSLqAQoLQXR0YWNoSW5wdXQSJwoEb3BlbhgBIAEoCzIXLmNhc2VtYXRlLnYxLkF0dGFjaE9wZW5IABIpCgVzdGRpbhgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASKwoJc3RkaW5fZW5kGAMgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtRW5kSAASJQoDYWNrGAQgASgLMhYuY2FzZW1hdGUudjEuU3RyZWFtQWNrSAASKwoGcmVzaXplGAUgASgLMhkuY2FzZW1hdGUudjEuVGVybWluYWxTaXplSABCBgoEa2luZCJ/CgpBdHRhY2hPcGVuEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg0KBXN0ZGluGAMgASgIEg4KBm91dHB1dBgEIAEoCBIrCgZyZXN1bWUYBSABKAsyGy5jYXNlbWF0ZS52MS5BdHRhY2hQb3NpdGlvbiJUCg5BdHRhY2hQb3NpdGlvbhIVCg1zdGRvdXRfb2Zmc2V0GAEgASgEEhUKDXN0ZGVycl9vZmZzZXQYAiABKAQSFAoMc3RkaW5fb2Zmc2V0GAMgASgEIjgKC1N0cmVhbUJ5dGVzEgoKAmZkGAEgASgNEg4KBm9mZnNldBgCIAEoBBINCgVieXRlcxgDIAEoDCInCglTdHJlYW1FbmQSCgoCZmQYASABKA0SDgoGb2Zmc2V0GAIgASgEIicKCVN0cmVhbUFjaxIKCgJmZBgBIAEoDRIOCgZvZmZzZXQYAiABKAQi9gEKDEF0dGFjaE91dHB1dBItCgZvcGVuZWQYASABKAsyGy5jYXNlbWF0ZS52MS5BdHRhY2hQb3NpdGlvbkgAEioKBm91dHB1dBgCIAEoCzIYLmNhc2VtYXRlLnYxLlN0cmVhbUJ5dGVzSAASLAoKb3V0cHV0X2VuZBgDIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUVuZEgAEisKCXN0ZGluX2FjaxgEIAEoCzIWLmNhc2VtYXRlLnYxLlN0cmVhbUFja0gAEigKBGV4aXQYBSABKAsyGC5jYXNlbWF0ZS52MS5Qcm9jZXNzRXhpdEgAQgYKBGtpbmQidAoLUHJvY2Vzc0V4aXQSEwoLZXhpdF9zdGF0dXMYASABKA0SHAoUZXhpdGVkX2F0X3VuaXhfbmFub3MYAiABKAMSEgoKb29tX2tpbGxlZBgDIAEoCBIOCgZyZWFzb24YBCABKAkSDgoGc2lnbmFsGAUgASgNIjoKDkNhcHR1cmVSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEa2VlcBgCIAEoCBIMCgRzdG9wGAMgASgIIjoKD0NhcHR1cmVSZXNwb25zZRIQCghwYXVzZV9tcxgBIAEoARIVCg10b3VjaGVkX2J5dGVzGAIgASgEIiYKDkluc3BlY3RSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSLRAgoPSW5zcGVjdFJlc3BvbnNlEhIKCnNhbmRib3hfaWQYASABKAkSEQoJb3duZXJfcGlkGAIgASgNEg8KB3ZtbV9waWQYAyABKA0SEwoLYWNjZWxlcmF0b3IYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEhIKCnZjcHVfY291bnQYBiABKA0SEgoKc3RhcnRlZF9ieRgHIAEoCRINCgVzdGF0ZRgIIAEoCRIxCgpjb250YWluZXJzGAkgAygLMh0uY2FzZW1hdGUudjEuQ29udGFpbmVyU3VtbWFyeRIUCgxndWVzdF9rZXJuZWwYCiABKAkSDwoHYm9vdF9tcxgLIAEoBBIpCgpzdGVwX3RpbWVzGAwgAygLMhUuY2FzZW1hdGUudjEuU3RlcFRpbWUSHwoXc3RlcHNfYmVnYW5fdW5peF9taWNyb3MYDSABKAQiaQoIU3RlcFRpbWUSEQoJb3BlcmF0aW9uGAEgASgJEgwKBHN0ZXAYAiABKAkSFAoMc3RhcnRfbWljcm9zGAMgASgEEhcKD2R1cmF0aW9uX21pY3JvcxgEIAEoBBINCgVkZXB0aBgFIAEoDSJxChBDb250YWluZXJTdW1tYXJ5EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEQoJZ3Vlc3RfcGlkGAMgASgNEhAKCGV4ZWNfaWRzGAQgAygJEhIKCmlwX2FkZHJlc3MYBSABKAkiFAoST3duZXJFdmVudHNSZXF1ZXN0IscBCgpPd25lckV2ZW50EhIKCnVuaXhfbmFub3MYASABKAMSDgoGYWN0aW9uGAIgASgJEhQKDGNvbnRhaW5lcl9pZBgDIAEoCRIPCgdleGVjX2lkGAQgASgJEjsKCmF0dHJpYnV0ZXMYBSADKAsyJy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50LkF0dHJpYnV0ZXNFbnRyeRoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIhCgtTdG9wUmVxdWVzdBISCgp0aW1lb3V0X21zGAEgASgNIiUKDFN0YXRzUmVxdWVzdBIVCg1jb250YWluZXJfaWRzGAEgAygJIrMBCg1TdGF0c1Jlc3BvbnNlEi8KCmNvbnRhaW5lcnMYASADKAsyGy5jYXNlbWF0ZS52MS5Db250YWluZXJTdGF0cxIwCg5ob3N0X3Byb2Nlc3NlcxgCIAMoCzIYLmNhc2VtYXRlLnYxLkhvc3RQcm9jZXNzEhQKDG1lbW9yeV9ieXRlcxgDIAEoBBISCgp2Y3B1X2NvdW50GAQgASgNEhUKDXJlYWRfYXRfbmFub3MYBSABKAQiTQoOQ29udGFpbmVyU3RhdHMSFAoMY29udGFpbmVyX2lkGAEgASgJEiUKB21ldHJpY3MYAiABKAsyFC5nb29nbGUucHJvdG9idWYuQW55ImgKC0hvc3RQcm9jZXNzEgwKBG5hbWUYASABKAkSCwoDcGlkGAIgASgNEhQKDG1lbW9yeV9ieXRlcxgDIAEoBBIRCgljcHVfbmFub3MYBCABKAQSFQoNcHJpdmF0ZV9ieXRlcxgFIAEoBDKRBwoFT3duZXISQQoGQXR0YWNoEhguY2FzZW1hdGUudjEuQXR0YWNoSW5wdXQaGS5jYXNlbWF0ZS52MS5BdHRhY2hPdXRwdXQoATABEkQKB0luc3BlY3QSGy5jYXNlbWF0ZS52MS5JbnNwZWN0UmVxdWVzdBocLmNhc2VtYXRlLnYxLkluc3BlY3RSZXNwb25zZRJECgZFdmVudHMSHy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50c1JlcXVlc3QaFy5jYXNlbWF0ZS52MS5Pd25lckV2ZW50MAESOAoEU3RvcBIYLmNhc2VtYXRlLnYxLlN0b3BSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Ej4KBVN0YXRzEhkuY2FzZW1hdGUudjEuU3RhdHNSZXF1ZXN0GhouY2FzZW1hdGUudjEuU3RhdHNSZXNwb25zZRI+CgxQYXVzZVNhbmRib3gSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoNUmVzdW1lU2FuZGJveBIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI7CgRFeGVjEhsuY2FzZW1hdGUudjEuUnVuRXhlY1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPgoFTGVhc2USFy5jYXNlbWF0ZS52MS5MZWFzZUlucHV0GhguY2FzZW1hdGUudjEuTGVhc2VPdXRwdXQoATABEjoKBUxpbWl0EhkuY2FzZW1hdGUudjEuTGltaXRSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkQKB0NhcHR1cmUSGy5jYXNlbWF0ZS52MS5DYXB0dXJlUmVxdWVzdBocLmNhc2VtYXRlLnYxLkNhcHR1cmVSZXNwb25zZRI7CgRGaWxlEhguY2FzZW1hdGUudjEuRmlsZVJlcXVlc3QaGS5jYXNlbWF0ZS52MS5GaWxlUmVzcG9uc2USRQoJV2F0Y2hGaWxlEh0uY2FzZW1hdGUudjEuV2F0Y2hGaWxlUmVxdWVzdBoXLmNhc2VtYXRlLnYxLkZpbGVDaGFuZ2UwARI7CgRMYW5lEhYuY2FzZW1hdGUudjEuTGFuZUlucHV0GhcuY2FzZW1hdGUudjEuTGFuZU91dHB1dCgBMAFiBnByb3RvMw", [file_file, file_google_protobuf_any, file_google_protobuf_empty, file_terminal]);
+
+/**
+ * None are sent: the caller ends the call by ending them.
+ *
+ * @generated from message casemate.v1.LaneInput
+ */
+export type LaneInput = Message<"casemate.v1.LaneInput"> & {
+};
+
+/**
+ * Describes the message casemate.v1.LaneInput.
+ * Use `create(LaneInputSchema)` to create a new message.
+ */
+export const LaneInputSchema: GenMessage<LaneInput> = /*@__PURE__*/
+  messageDesc(file_owner, 0);
+
+/**
+ * @generated from message casemate.v1.LaneOutput
+ */
+export type LaneOutput = Message<"casemate.v1.LaneOutput"> & {
+  /**
+   * For Guest's UseLane.
+   *
+   * @generated from field: uint32 lane_id = 1;
+   */
+  laneId: number;
+
+  /**
+   * The unix socket of QEMU's that is the lane's end on the host.
+   *
+   * @generated from field: string socket_path = 2;
+   */
+  socketPath: string;
+};
+
+/**
+ * Describes the message casemate.v1.LaneOutput.
+ * Use `create(LaneOutputSchema)` to create a new message.
+ */
+export const LaneOutputSchema: GenMessage<LaneOutput> = /*@__PURE__*/
+  messageDesc(file_owner, 1);
 
 /**
  * @generated from message casemate.v1.LeaseInput
@@ -39,7 +80,7 @@ export type LeaseInput = Message<"casemate.v1.LeaseInput"> & {
  * Use `create(LeaseInputSchema)` to create a new message.
  */
 export const LeaseInputSchema: GenMessage<LeaseInput> = /*@__PURE__*/
-  messageDesc(file_owner, 0);
+  messageDesc(file_owner, 2);
 
 /**
  * @generated from message casemate.v1.LeaseOutput
@@ -52,7 +93,7 @@ export type LeaseOutput = Message<"casemate.v1.LeaseOutput"> & {
  * Use `create(LeaseOutputSchema)` to create a new message.
  */
 export const LeaseOutputSchema: GenMessage<LeaseOutput> = /*@__PURE__*/
-  messageDesc(file_owner, 1);
+  messageDesc(file_owner, 3);
 
 /**
  * @generated from message casemate.v1.LimitRequest
@@ -78,7 +119,7 @@ export type LimitRequest = Message<"casemate.v1.LimitRequest"> & {
  * Use `create(LimitRequestSchema)` to create a new message.
  */
 export const LimitRequestSchema: GenMessage<LimitRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 2);
+  messageDesc(file_owner, 4);
 
 /**
  * Goes into CreateTaskRequest.options.
@@ -188,7 +229,7 @@ export type CreateOptions = Message<"casemate.v1.CreateOptions"> & {
  * Use `create(CreateOptionsSchema)` to create a new message.
  */
 export const CreateOptionsSchema: GenMessage<CreateOptions> = /*@__PURE__*/
-  messageDesc(file_owner, 3);
+  messageDesc(file_owner, 5);
 
 /**
  * Goes into ExecProcessRequest.spec beside the OCI process, as ExecSpec.
@@ -243,7 +284,7 @@ export type ExecSpec = Message<"casemate.v1.ExecSpec"> & {
  * Use `create(ExecSpecSchema)` to create a new message.
  */
 export const ExecSpecSchema: GenMessage<ExecSpec> = /*@__PURE__*/
-  messageDesc(file_owner, 4);
+  messageDesc(file_owner, 6);
 
 /**
  * @generated from message casemate.v1.RunExecRequest
@@ -277,7 +318,7 @@ export type RunExecRequest = Message<"casemate.v1.RunExecRequest"> & {
  * Use `create(RunExecRequestSchema)` to create a new message.
  */
 export const RunExecRequestSchema: GenMessage<RunExecRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 5);
+  messageDesc(file_owner, 7);
 
 /**
  * @generated from message casemate.v1.AttachInput
@@ -328,7 +369,7 @@ export type AttachInput = Message<"casemate.v1.AttachInput"> & {
  * Use `create(AttachInputSchema)` to create a new message.
  */
 export const AttachInputSchema: GenMessage<AttachInput> = /*@__PURE__*/
-  messageDesc(file_owner, 6);
+  messageDesc(file_owner, 8);
 
 /**
  * @generated from message casemate.v1.AttachOpen
@@ -371,7 +412,7 @@ export type AttachOpen = Message<"casemate.v1.AttachOpen"> & {
  * Use `create(AttachOpenSchema)` to create a new message.
  */
 export const AttachOpenSchema: GenMessage<AttachOpen> = /*@__PURE__*/
-  messageDesc(file_owner, 7);
+  messageDesc(file_owner, 9);
 
 /**
  * Where the streams of a process are for one client, in bytes since the process began.
@@ -402,7 +443,7 @@ export type AttachPosition = Message<"casemate.v1.AttachPosition"> & {
  * Use `create(AttachPositionSchema)` to create a new message.
  */
 export const AttachPositionSchema: GenMessage<AttachPosition> = /*@__PURE__*/
-  messageDesc(file_owner, 8);
+  messageDesc(file_owner, 10);
 
 /**
  * @generated from message casemate.v1.StreamBytes
@@ -431,7 +472,7 @@ export type StreamBytes = Message<"casemate.v1.StreamBytes"> & {
  * Use `create(StreamBytesSchema)` to create a new message.
  */
 export const StreamBytesSchema: GenMessage<StreamBytes> = /*@__PURE__*/
-  messageDesc(file_owner, 9);
+  messageDesc(file_owner, 11);
 
 /**
  * @generated from message casemate.v1.StreamEnd
@@ -453,7 +494,7 @@ export type StreamEnd = Message<"casemate.v1.StreamEnd"> & {
  * Use `create(StreamEndSchema)` to create a new message.
  */
 export const StreamEndSchema: GenMessage<StreamEnd> = /*@__PURE__*/
-  messageDesc(file_owner, 10);
+  messageDesc(file_owner, 12);
 
 /**
  * @generated from message casemate.v1.StreamAck
@@ -475,7 +516,7 @@ export type StreamAck = Message<"casemate.v1.StreamAck"> & {
  * Use `create(StreamAckSchema)` to create a new message.
  */
 export const StreamAckSchema: GenMessage<StreamAck> = /*@__PURE__*/
-  messageDesc(file_owner, 11);
+  messageDesc(file_owner, 13);
 
 /**
  * @generated from message casemate.v1.AttachOutput
@@ -529,7 +570,7 @@ export type AttachOutput = Message<"casemate.v1.AttachOutput"> & {
  * Use `create(AttachOutputSchema)` to create a new message.
  */
 export const AttachOutputSchema: GenMessage<AttachOutput> = /*@__PURE__*/
-  messageDesc(file_owner, 12);
+  messageDesc(file_owner, 14);
 
 /**
  * @generated from message casemate.v1.ProcessExit
@@ -570,7 +611,7 @@ export type ProcessExit = Message<"casemate.v1.ProcessExit"> & {
  * Use `create(ProcessExitSchema)` to create a new message.
  */
 export const ProcessExitSchema: GenMessage<ProcessExit> = /*@__PURE__*/
-  messageDesc(file_owner, 13);
+  messageDesc(file_owner, 15);
 
 /**
  * @generated from message casemate.v1.CaptureRequest
@@ -601,7 +642,7 @@ export type CaptureRequest = Message<"casemate.v1.CaptureRequest"> & {
  * Use `create(CaptureRequestSchema)` to create a new message.
  */
 export const CaptureRequestSchema: GenMessage<CaptureRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 14);
+  messageDesc(file_owner, 16);
 
 /**
  * @generated from message casemate.v1.CaptureResponse
@@ -627,7 +668,7 @@ export type CaptureResponse = Message<"casemate.v1.CaptureResponse"> & {
  * Use `create(CaptureResponseSchema)` to create a new message.
  */
 export const CaptureResponseSchema: GenMessage<CaptureResponse> = /*@__PURE__*/
-  messageDesc(file_owner, 15);
+  messageDesc(file_owner, 17);
 
 /**
  * @generated from message casemate.v1.InspectRequest
@@ -646,7 +687,7 @@ export type InspectRequest = Message<"casemate.v1.InspectRequest"> & {
  * Use `create(InspectRequestSchema)` to create a new message.
  */
 export const InspectRequestSchema: GenMessage<InspectRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 16);
+  messageDesc(file_owner, 18);
 
 /**
  * @generated from message casemate.v1.InspectResponse
@@ -733,7 +774,7 @@ export type InspectResponse = Message<"casemate.v1.InspectResponse"> & {
  * Use `create(InspectResponseSchema)` to create a new message.
  */
 export const InspectResponseSchema: GenMessage<InspectResponse> = /*@__PURE__*/
-  messageDesc(file_owner, 17);
+  messageDesc(file_owner, 19);
 
 /**
  * @generated from message casemate.v1.StepTime
@@ -774,7 +815,7 @@ export type StepTime = Message<"casemate.v1.StepTime"> & {
  * Use `create(StepTimeSchema)` to create a new message.
  */
 export const StepTimeSchema: GenMessage<StepTime> = /*@__PURE__*/
-  messageDesc(file_owner, 18);
+  messageDesc(file_owner, 20);
 
 /**
  * @generated from message casemate.v1.ContainerSummary
@@ -811,7 +852,7 @@ export type ContainerSummary = Message<"casemate.v1.ContainerSummary"> & {
  * Use `create(ContainerSummarySchema)` to create a new message.
  */
 export const ContainerSummarySchema: GenMessage<ContainerSummary> = /*@__PURE__*/
-  messageDesc(file_owner, 19);
+  messageDesc(file_owner, 21);
 
 /**
  * @generated from message casemate.v1.OwnerEventsRequest
@@ -824,7 +865,7 @@ export type OwnerEventsRequest = Message<"casemate.v1.OwnerEventsRequest"> & {
  * Use `create(OwnerEventsRequestSchema)` to create a new message.
  */
 export const OwnerEventsRequestSchema: GenMessage<OwnerEventsRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 20);
+  messageDesc(file_owner, 22);
 
 /**
  * @generated from message casemate.v1.OwnerEvent
@@ -863,7 +904,7 @@ export type OwnerEvent = Message<"casemate.v1.OwnerEvent"> & {
  * Use `create(OwnerEventSchema)` to create a new message.
  */
 export const OwnerEventSchema: GenMessage<OwnerEvent> = /*@__PURE__*/
-  messageDesc(file_owner, 21);
+  messageDesc(file_owner, 23);
 
 /**
  * @generated from message casemate.v1.StopRequest
@@ -880,7 +921,7 @@ export type StopRequest = Message<"casemate.v1.StopRequest"> & {
  * Use `create(StopRequestSchema)` to create a new message.
  */
 export const StopRequestSchema: GenMessage<StopRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 22);
+  messageDesc(file_owner, 24);
 
 /**
  * @generated from message casemate.v1.StatsRequest
@@ -899,7 +940,7 @@ export type StatsRequest = Message<"casemate.v1.StatsRequest"> & {
  * Use `create(StatsRequestSchema)` to create a new message.
  */
 export const StatsRequestSchema: GenMessage<StatsRequest> = /*@__PURE__*/
-  messageDesc(file_owner, 23);
+  messageDesc(file_owner, 25);
 
 /**
  * @generated from message casemate.v1.StatsResponse
@@ -940,7 +981,7 @@ export type StatsResponse = Message<"casemate.v1.StatsResponse"> & {
  * Use `create(StatsResponseSchema)` to create a new message.
  */
 export const StatsResponseSchema: GenMessage<StatsResponse> = /*@__PURE__*/
-  messageDesc(file_owner, 24);
+  messageDesc(file_owner, 26);
 
 /**
  * @generated from message casemate.v1.ContainerStats
@@ -964,7 +1005,7 @@ export type ContainerStats = Message<"casemate.v1.ContainerStats"> & {
  * Use `create(ContainerStatsSchema)` to create a new message.
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
-  messageDesc(file_owner, 25);
+  messageDesc(file_owner, 27);
 
 /**
  * A process on the host that serves the sandbox.
@@ -1012,7 +1053,7 @@ export type HostProcess = Message<"casemate.v1.HostProcess"> & {
  * Use `create(HostProcessSchema)` to create a new message.
  */
 export const HostProcessSchema: GenMessage<HostProcess> = /*@__PURE__*/
-  messageDesc(file_owner, 26);
+  messageDesc(file_owner, 28);
 
 /**
  * What an owner offers beyond containerd's Task.
@@ -1145,6 +1186,18 @@ export const Owner: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchFileRequestSchema;
     output: typeof FileChangeSchema;
+  },
+  /**
+   * A lane into the guest for the bytes of one file, for as long as the call lasts; the answer says how to
+   * reach it. The sandbox has one: `resource_exhausted` (reason `lane_busy`) while somebody else moves
+   * bytes by it. The owner ends the call to take it back.
+   *
+   * @generated from rpc casemate.v1.Owner.Lane
+   */
+  lane: {
+    methodKind: "bidi_streaming";
+    input: typeof LaneInputSchema;
+    output: typeof LaneOutputSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_owner, 0);
