@@ -1,50 +1,54 @@
-// run.ts [--in FOLDER] [--pairs N] [FILTER...]: runs bench/*.bench.ts, or those of a folder below bench,
+// run.ts [--in FOLDER] [--lab] [--pairs N] [FILTER...]: runs bench/*.bench.ts, or those of a folder below bench,
 // one after the other, keeps the figures in bench/results/ and fails when a limit is missed beyond doubt.
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus, loadavg, release } from "node:os";
-import { join } from "node:path";
+// --lab: in the lab guest, where KVM works (docs/lab-guest.md).
+import { readdirSync } from "node:fs";
+import { loadavg } from "node:os";
+import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
-import type { Bench, Estimate, RunFigure } from "./bench.ts";
-import { type Limit, type PairResult, comparePairs, isMissed, measurePairs, oneMinuteLoad } from "./pairs.ts";
-
-/** What is kept of one figure. */
-interface Figure {
-  readonly bench: string;
-  readonly title: string;
-  readonly unit: string;
-  readonly limit?: Limit;
-  readonly missed: boolean;
-  readonly pairs?: PairResult;
-  readonly estimate?: Estimate;
-  /** Why there is no figure. */
-  readonly error?: string;
-}
+import type { Bench, RunFigure } from "./bench.ts";
+import { type Figure, type Machine, describeFigure, keepResults } from "./figures.ts";
+import { benchInLab, shortEnoughForTheLab } from "./in-lab.ts";
+import { describeMachine } from "./machine.ts";
+import { comparePairs, isMissed, measurePairs, minPairs, oneMinuteLoad } from "./pairs.ts";
 
 /** How the whole run was asked for. */
 interface RunOptions {
   readonly folder: string;
+  readonly lab: boolean;
   /** Instead of each bench's own number of pairs. */
   readonly pairs: number | undefined;
   readonly filters: readonly string[];
 }
 
-const benchFolder = import.meta.dirname;
-
-async function main({ folder, pairs, filters }: RunOptions): Promise<void> {
-  const names = readdirSync(folder).filter((name) => name.endsWith(".bench.ts") && (filters.length === 0 || filters.some((filter) => name.includes(filter)))).sort();
+async function main({ folder, lab, pairs, filters }: RunOptions): Promise<void> {
+  const wanted = (name: string): boolean => (filters.length === 0 ? !lab || shortEnoughForTheLab(name) : filters.some((filter) => `/${name}`.includes(filter)));
+  const names = readdirSync(folder).filter((name) => name.endsWith(".bench.ts") && wanted(name)).sort();
   if (names.length === 0) throw new Error("there is no bench with such a name");
   const began = performance.now();
+  const onFigure = (figure: Figure): void => console.log(describeFigure(figure));
+  const { machine, figures } = lab
+    ? await benchInLab(names.map((name) => relative(join(import.meta.dirname, ".."), join(folder, name))), pairs ?? minPairs, onFigure)
+    : { machine: await describeMachine(), figures: await runBenches(folder, names, pairs, onFigure) };
+  keepResults(machine, figures);
+  const missed = figures.filter((figure) => figure.missed).length;
+  console.log(nameMachine(machine));
+  console.log(`${figures.length - missed} within their limits, ${missed} not; ${Math.round((performance.now() - began) / 1000)} s; load ${loadavg().map((load) => load.toFixed(1)).join(" ")}`);
+  process.exitCode = missed === 0 ? 0 : 1;
+}
+
+function nameMachine({ cpu, cores, kernel, node, qemu, accelerator }: Machine): string {
+  return `${accelerator}, ${cores} × ${cpu}, Linux ${kernel}, ${qemu}, Node ${node}`;
+}
+
+async function runBenches(folder: string, names: readonly string[], pairs: number | undefined, onFigure: (figure: Figure) => void): Promise<Figure[]> {
   const figures: Figure[] = [];
   for (const name of names) {
     for (const figure of await runBench(folder, name, pairs)) {
       figures.push(figure);
-      console.log(describe(figure));
+      onFigure(figure);
     }
   }
-  keep(figures);
-  const missed = figures.filter((figure) => figure.missed).length;
-  console.log(`${figures.length - missed} within their limits, ${missed} not; ${Math.round((performance.now() - began) / 1000)} s; load ${loadavg().map((load) => load.toFixed(1)).join(" ")}`);
-  process.exitCode = missed === 0 ? 0 : 1;
+  return figures;
 }
 
 async function runBench(folder: string, name: string, pairCount: number | undefined): Promise<Figure[]> {
@@ -71,30 +75,5 @@ function judge(bench: string, { title, unit, limit, samples }: RunFigure, loadBe
   return { bench, title, unit, limit, pairs, missed: isMissed(limit, pairs.interval) };
 }
 
-function describe({ title, unit, limit, missed, pairs, estimate, error }: Figure): string {
-  const head = `${missed ? "MISSED" : "ok    "} ${title}:`;
-  if (error !== undefined || limit === undefined) return `${head} ${error ?? ""}`;
-  const bound = "atMost" in limit ? `at most ${limit.atMost}` : `at least ${limit.atLeast}`;
-  if (estimate !== undefined) {
-    const { value, interval: [low, high] } = estimate;
-    return `${head} ${round(value)} ${unit} (${low === high ? "" : `90 % between ${round(low)} and ${round(high)}; `}${bound})`;
-  }
-  if (pairs === undefined) return head;
-  const { medianRatio, interval: [low, high], medianA, medianB, ratios, load } = pairs;
-  return `${head} ${medianRatio.toFixed(2)} (90 % between ${low.toFixed(2)} and ${high.toFixed(2)} of ${ratios.length} pairs; ${bound}); ${medianA.toPrecision(4)} ÷ ${medianB.toPrecision(4)} ${unit}; load ${load.map((one) => one.toFixed(1)).join(" to ")}`;
-}
-
-function round(value: number): string {
-  return Number.isInteger(value) ? String(value) : value.toFixed(2);
-}
-
-function keep(figures: readonly Figure[]): void {
-  const results = join(benchFolder, "results");
-  mkdirSync(results, { recursive: true });
-  const time = new Date().toISOString();
-  const machine = { cpu: cpus()[0]?.model ?? "unknown", cores: availableParallelism(), kernel: release(), node: process.version };
-  writeFileSync(join(results, `${time.replaceAll(":", "-")}.json`), JSON.stringify({ time, machine, figures }, undefined, 1));
-}
-
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { in: { type: "string", default: "." }, pairs: { type: "string" } } });
-await main({ folder: join(benchFolder, values.in), pairs: values.pairs === undefined ? undefined : Number(values.pairs), filters: positionals });
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { in: { type: "string", default: "." }, lab: { type: "boolean", default: false }, pairs: { type: "string" } } });
+await main({ folder: join(import.meta.dirname, values.in), lab: values.lab, pairs: values.pairs === undefined ? undefined : Number(values.pairs), filters: positionals });

@@ -7,6 +7,7 @@ import { releaseTemplateMemory, holdTemplateMemory } from "../../src/host/templa
 import { publishTemplate } from "../../src/host/template/template-store.ts";
 import { savedMemoryName } from "../../src/host/hypervisor/guest-memory.ts";
 import { nothingPlugged } from "../../src/host/hypervisor/virtual-machine.ts";
+import { describeExit } from "../../src/shared/linux/run-process.ts";
 import { createMemoryFile } from "../../src/shared/linux/memfd.ts";
 import { Casemate } from "../../test/support/cli.ts";
 import { TestVm } from "../../test/support/test-vm.ts";
@@ -25,8 +26,8 @@ export class BenchCommand implements AsyncDisposable {
     const child = spawn(file, rest, { stdio: ["ignore", "ignore", "pipe"] });
     let messages = "";
     child.stderr.on("data", (chunk: Buffer) => { messages += chunk.toString(); });
-    const [code] = await once(child, "close") as [number]; // child_process's "close"
-    if (code !== 0) throw new Error(`casemate ${args.join(" ")}: exit code ${code}: ${messages}`);
+    const [code, signal] = await once(child, "close") as [number | null, NodeJS.Signals | null]; // child_process's "close"
+    if (code !== 0) throw new Error(`casemate ${args.join(" ")}: ${describeExit({ exitCode: code ?? undefined, signal: signal ?? undefined })}: ${messages}`);
     return performance.now() - began;
   }
 
@@ -69,7 +70,7 @@ export class BareTemplate implements AsyncDisposable {
       await guest.vm.vm.save(stateFd, () => undefined);
       closeSync(stateFd);
       await guest.vm.vm.kill();
-      const saved = await publishTemplate(folders, { key, accelerator: "tcg", kernelRelease: "", guestImageId: "", memoryBytes: bootMemoryBytes, madeInMs: 0, memoryFd, statePath, plugged: nothingPlugged });
+      const saved = await publishTemplate(folders, { key, accelerator: guest.vm.config.accelerator, kernelRelease: "", guestImageId: "", memoryBytes: bootMemoryBytes, madeInMs: 0, memoryFd, statePath, plugged: nothingPlugged });
       await holdTemplateMemory(folders, saved.key, memoryFd);
       return template;
     } catch (error) {

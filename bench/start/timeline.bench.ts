@@ -7,7 +7,7 @@ import { median } from "../pairs.ts";
 import { BenchCommand, runTrue, untilPrepared } from "./support.ts";
 import { drawTimelines, type Timeline, type TimelineStep } from "./timeline-chart.ts";
 
-const chart = join(import.meta.dirname, "../../docs/start.svg");
+const chart = join(process.env["CASEMATE_TEST_OUTPUT"] ?? join(import.meta.dirname, "../../docs"), "start.svg");
 /** In these the host does little but wait for the guest. */
 const guestSteps = ["connect to the agent", "greet and refresh the guest", "create container in the guest", "start container in the guest"];
 /** They hold those of the owner, which are shown themselves. */

@@ -1,7 +1,7 @@
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { isErrnoException } from "../../src/shared/base/errors.ts";
-import { describeExit, startProcess, terminateGroup } from "../../src/shared/linux/run-process.ts";
+import { type ProcessExit, describeExit, startProcess, terminateGroup } from "../../src/shared/linux/run-process.ts";
 import { endDescendants } from "./descendants.ts";
 import { type TestOutcome, endLine } from "./event-reporter.ts";
 
@@ -17,13 +17,17 @@ export interface FileResult {
   readonly outputFile: string;
 }
 
-/** What to run. */
-export interface FileRun {
+/** A process to run. */
+export interface ProgramRun {
   readonly root: string;
   readonly title: string;
-  readonly files: readonly string[];
   readonly outputFolder: string;
   readonly timeoutMs: number;
+}
+
+/** Test files to run. */
+export interface FileRun extends ProgramRun {
+  readonly files: readonly string[];
 }
 
 /** Time for a test process to end by itself after SIGTERM; its hooks clean the host up in it. */
@@ -31,21 +35,29 @@ const graceMs = 5_000;
 
 /** Runs test files in one process of their own and ends whatever they leave behind. */
 export async function runTestFiles(run: FileRun): Promise<FileResult> {
+  const eventsFile = join(run.outputFolder, "events.jsonl");
+  const result = await runProgram(run, testArguments(run, eventsFile), (exit) => problemsOfTests(readEvents(eventsFile), exit));
+  return { ...result, outcomes: readEvents(eventsFile).outcomes };
+}
+
+/** Runs Node with these arguments in a process of its own and ends whatever it leaves behind. `problemsOf` says what its end means, if it ends by itself. */
+export async function runProgram(run: ProgramRun, args: readonly string[], problemsOf: (exit: ProcessExit) => string[]): Promise<FileResult> {
   rmSync(run.outputFolder, { recursive: true, force: true });
   mkdirSync(run.outputFolder, { recursive: true });
   const outputFile = join(run.outputFolder, "output.log");
-  const eventsFile = join(run.outputFolder, "events.jsonl");
   const began = performance.now();
-  const problems = await runProcessOf(run, outputFile, eventsFile);
+  const exit = await runToEnd(run, args, outputFile);
+  const problems = exit === undefined ? [`not done within ${Math.round(run.timeoutMs / 1000)} s: ended`] : problemsOf(exit);
   const left = await endDescendants();
   if (left.length > 0) problems.push(`left ${left.length} processes behind:\n${left.map((line) => `    ${line.slice(0, 200)}`).join("\n")}`);
-  return { title: run.title, outcomes: readEvents(eventsFile).outcomes, problems, seconds: (performance.now() - began) / 1000, outputFile };
+  return { title: run.title, outcomes: [], problems, seconds: (performance.now() - began) / 1000, outputFile };
 }
 
-async function runProcessOf(run: FileRun, outputFile: string, eventsFile: string): Promise<string[]> {
+/** Undefined: the time was over. */
+async function runToEnd(run: ProgramRun, args: readonly string[], outputFile: string): Promise<ProcessExit | undefined> {
   const output = openSync(outputFile, "w");
   try {
-    const { child, exited } = await startProcess(process.execPath, testArguments(run, eventsFile), {
+    const { child, exited } = await startProcess(process.execPath, args, {
       cwd: run.root,
       env: { ...process.env, CASEMATE_TEST_OUTPUT: run.outputFolder },
       stdio: ["ignore", output, output],
@@ -57,15 +69,17 @@ async function runProcessOf(run: FileRun, outputFile: string, eventsFile: string
     }, run.timeoutMs);
     const exit = await exited;
     clearTimeout(timer);
-    if (timedOut) return [`not done within ${Math.round(run.timeoutMs / 1000)} s: ended`];
-    const { outcomes, complete } = readEvents(eventsFile);
-    if (!complete) return [`the test process ended before its tests: ${describeExit(exit)}`];
-    // Exit code 1 says that a test failed, which the events tell better.
-    const failedTests = outcomes.some(({ outcome }) => outcome === "failed");
-    return exit.exitCode === 0 || (exit.exitCode === 1 && failedTests) ? [] : [`the test process failed outside of its tests: ${describeExit(exit)}`];
+    return timedOut ? undefined : exit;
   } finally {
     closeSync(output);
   }
+}
+
+function problemsOfTests({ outcomes, complete }: ReturnType<typeof readEvents>, exit: ProcessExit): string[] {
+  if (!complete) return [`the test process ended before its tests: ${describeExit(exit)}`];
+  // Exit code 1 says that a test failed, which the events tell better.
+  const failedTests = outcomes.some(({ outcome }) => outcome === "failed");
+  return exit.exitCode === 0 || (exit.exitCode === 1 && failedTests) ? [] : [`the test process failed outside of its tests: ${describeExit(exit)}`];
 }
 
 function testArguments(run: FileRun, eventsFile: string): string[] {

@@ -1,13 +1,15 @@
-// inside.ts SHARE: runs the ordered test files in the lab guest and reports each by the share.
+// inside.ts SHARE: runs the ordered test files and benches in the lab guest and reports each by the share.
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
+import { readResults } from "../../bench/figures.ts";
 import { adoptOrphans } from "../../scripts/test-runner/descendants.ts";
 import { outputName } from "../../scripts/test-runner/plan.ts";
 import { prepareMachine } from "../../scripts/test-runner/prepare-machine.ts";
-import { runTestFiles } from "../../scripts/test-runner/run-file.ts";
+import { type FileResult, type ProgramRun, runProgram, runTestFiles } from "../../scripts/test-runner/run-file.ts";
 import { VmCount } from "../../scripts/test-runner/vm-count.ts";
 import { Deadline } from "../../src/shared/base/deadline.ts";
 import { describeError } from "../../src/shared/base/errors.ts";
+import { describeExit } from "../../src/shared/linux/run-process.ts";
 import { type Crashable, type LabOrder, aliveIntervalMs, labFiles, nodeCrashed, tell } from "./report.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -25,12 +27,22 @@ async function main(): Promise<void> {
   for (const problem of preparation.problems) tell(share, { type: "problem", text: `prepare the machine: ${problem}` });
   for (const file of order.files) {
     const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
-    const run = () => runTestFiles({ root, title: `${file}, in the lab guest`, files: [file], outputFolder, timeoutMs: deadline.remainingMs });
+    const where = () => ({ root, title: `${file}, in the lab guest`, outputFolder, timeoutMs: deadline.remainingMs });
+    const run = () => (file.endsWith(".bench.ts") ? runBench(where(), file, order.benchPairs) : runTestFiles({ ...where(), files: [file] }));
     tell(share, { type: "result", file, result: await unlessNodeCrashes(run) });
   }
   vms.stop();
   clearInterval(alive);
   tell(share, { type: "end", vmCount: vms.count, vmSeconds: vms.seconds });
+}
+
+/** A figure above its limit is no problem, one that could not be taken is. */
+function runBench(run: ProgramRun, file: string, pairs: number): Promise<FileResult> {
+  const args = [join(root, "bench/run.ts"), "--in", relative("bench", dirname(file)), "--pairs", String(pairs), `/${basename(file)}`];
+  return runProgram(run, args, (exit) => {
+    const results = readResults(run.outputFolder);
+    return results === undefined ? [`the bench ended before its figures: ${describeExit(exit)}`] : results.figures.flatMap(({ error }) => error ?? []);
+  });
 }
 
 /** Runs something again when Node crashed at its start: the emulator's fault (docs/lab-guest.md). Later, it may have left things behind, and only a new guest helps. */

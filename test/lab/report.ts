@@ -4,7 +4,10 @@ import type { FileResult } from "../../scripts/test-runner/run-file.ts";
 
 /** What the lab guest is to do; written by the host into the share. */
 export interface LabOrder {
+  /** Test files, or benches. */
   readonly files: readonly string[];
+  /** Pairs of each bench. */
+  readonly benchPairs: number;
   /** Limit for all of them together, from the guest's first word. */
   readonly timeoutMs: number;
   /** Number of this boot, from 1; each boot's outputs have a folder of their own. */

@@ -9,7 +9,7 @@ import { terminateGroup } from "../../src/shared/linux/run-process.ts";
 import { startLabGuest } from "./lab-guest.ts";
 import { type LabLine, type LabOrder, labFiles, nodeCrashed, readReport } from "./report.ts";
 
-/** Which test files to run in a lab guest. */
+/** Which test files or benches to run in a lab guest. */
 export interface LabRun {
   readonly root: string;
   /** Where the guest's kernel is found. */
@@ -17,6 +17,8 @@ export interface LabRun {
   /** Below the repository; emptied first. Everything the guest wrote is in it. */
   readonly outputFolder: string;
   readonly files: readonly string[];
+  /** Pairs of each bench. Default 5. */
+  readonly benchPairs?: number;
   /** For all of it, with a second boot if one is needed. */
   readonly timeoutMs: number;
   /** Called as each file ends. */
@@ -48,6 +50,7 @@ const bootAndEndMs = 30_000;
 /** Time for the guest to turn itself off after its last word. */
 const powerOffMs = 10_000;
 const pollMs = 200;
+const defaultBenchPairs = 5;
 const consoleTailLines = 30;
 
 /** Runs test files in a lab guest, one after the other. One guest at a time on a machine. */
@@ -75,7 +78,7 @@ async function bootUntilDone(run: LabRun, deadline: Deadline): Promise<LabSummar
   let ended: BootEnd["end"];
   while (left.size > 0 && boots < maxBoots && !deadline.expired) {
     boots++;
-    const order: LabOrder = { files: [...left], timeoutMs: Math.max(0, Math.round(deadline.remainingMs - bootAndEndMs)), boot: boots };
+    const order: LabOrder = { files: [...left], benchPairs: run.benchPairs ?? defaultBenchPairs, timeoutMs: Math.max(0, Math.round(deadline.remainingMs - bootAndEndMs)), boot: boots };
     const { failure, end } = await bootOnce(run, order, deadline, (line) => {
       if (line.type === "problem") run.onProblem(line.text);
       if (line.type !== "result") return;

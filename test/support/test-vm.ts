@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { AgentClient } from "../../src/host/agent-client/agent-client.ts";
-import { drivers } from "../../src/host/assemble.ts";
+import { chooseAccelerator, drivers } from "../../src/host/assemble.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import type { VirtualMachine } from "../../src/host/hypervisor/virtual-machine.ts";
 import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
@@ -54,11 +54,13 @@ export class TestVm {
   }
 
   static async #start(sandboxId: string, change: Partial<SandboxConfig>, start: (parts: { readonly config: SandboxConfig; readonly user: SandboxUser | undefined; readonly ledger: Ledger; readonly undo: UndoStack }) => Promise<VirtualMachine>): Promise<TestVm> {
-    const { kernelPath, initramfsPath, rootImagePath } = await ensureGuestImage(stateFolders(undefined));
+    const image = await ensureGuestImage(stateFolders(undefined));
+    const { kernelPath, initramfsPath, rootImagePath } = image;
+    const { accelerator } = await chooseAccelerator(stateFolders(undefined), image);
     const root = mkdtempSync("/tmp/cm-");
     chmodSync(root, 0o711);
     const config: SandboxConfig = {
-      version: 1, sandboxId, folders: stateFolders(root), hostname: sandboxId, accelerator: "tcg", kernelPath, initramfsPath, rootImagePath,
+      version: 1, sandboxId, folders: stateFolders(root), hostname: sandboxId, accelerator, kernelPath, initramfsPath, rootImagePath,
       memoryBytes: 0, vcpuCount: 1, shares: false, network: "none", ports: [], debug: false, ...change,
     };
     const paths = sandboxPaths(config.folders, sandboxId);
