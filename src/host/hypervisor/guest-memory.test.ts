@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -19,6 +19,30 @@ test("copyMemory() keeps the size of memory that ends with zeros, and leaves the
     assert.deepEqual([fstatSync(to).size, usedBytes], [bytes, 64 * 1024]);
     assert.equal(readFileSync(join(folder, "copy")).toString("latin1", 5 * mebibyte, 5 * mebibyte + 9), "something");
     assert.equal((await copyMemory(to, undefined, bytes)).hash, hash);
+  } finally {
+    for (const fd of [from, to]) closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("copyMemory() finds what lies between holes, wherever they begin and end, and gives the hash of a file without holes", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "casemate-guest-memory-"));
+  const bytes = 24 * mebibyte + 8192;
+  const [from, to] = ["sparse", "copy"].map((name) => openSync(join(folder, name), "wx+")) as [number, number]; // two names
+  const whole = Buffer.alloc(bytes);
+  try {
+    ftruncateSync(from, bytes);
+    // Neighbours with small and large holes between them, over the end of a piece, in the middle of a block, and at both ends.
+    for (const [offset, length] of [[0, 1], [100_000, 70_000], [300_000, 5_000], [mebibyte, 4096], [3 * mebibyte + 12_288, 5 * mebibyte], [9 * mebibyte, 1], [20 * mebibyte - 1, 2], [bytes - 1, 1]] as const) {
+      whole.fill("x", offset, offset + length);
+      writeSync(from, whole, offset, length, offset);
+    }
+    const { hash, usedBytes } = await copyMemory(from, to, bytes);
+    assert.ok(readFileSync(join(folder, "copy")).equals(whole));
+    writeFileSync(join(folder, "whole"), whole);
+    const full = openSync(join(folder, "whole"), "r");
+    assert.deepEqual(await copyMemory(full, undefined, bytes), { hash, usedBytes });
+    closeSync(full);
   } finally {
     for (const fd of [from, to]) closeSync(fd);
     rmSync(folder, { recursive: true });

@@ -5,7 +5,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { SyscallError, call, errno } from "../../shared/linux/libc.ts";
 
 /** lseek(2). */
-const SEEK_DATA = 3;
+const SEEK_DATA = 3, SEEK_HOLE = 4;
 const read = promisify(readCallback), write = promisify(writeCallback);
 
 /** Name of memory files that VMs start from; what a VM reads there without writing is not its own. */
@@ -15,6 +15,8 @@ const pieceBytes = 4 * 1024 * 1024;
 /** Left out when it is all zeros: half the memory of a freshly booted guest is. */
 const blockBytes = 64 * 1024;
 const zeros = Buffer.alloc(blockBytes);
+/** Reading zeros of this many bytes costs as much as another read. */
+const worthSkippingBytes = 256 * 1024;
 
 /** What {@link copyMemory} saw. */
 export interface CopiedMemory {
@@ -23,15 +25,27 @@ export interface CopiedMemory {
   readonly usedBytes: number;
 }
 
-/** Where the piece with the next bytes that are not a hole begins; `end` when there are none. */
-function nextData(fd: number, from: number, end: number): number {
+/** Where the next bytes that are not a hole, or the next hole, begin; `end` when there are none before it. */
+function seek(fd: number, from: number, whence: typeof SEEK_DATA | typeof SEEK_HOLE, end: number): number {
   if (from >= end) return end;
   try {
-    const data = Number(call("long lseek(int, long, int)", fd, from, SEEK_DATA));
-    return Math.min(end, Math.floor(data / pieceBytes) * pieceBytes);
+    return Math.min(end, Number(call("long lseek(int, long, int)", fd, from, whence)));
   } catch (error) {
     if (error instanceof SyscallError && error.errno === errno.ENXIO) return end;
     throw error;
+  }
+}
+
+/** The next piece to read, in whole blocks: from bytes that are not a hole to a hole that is worth skipping. Empty at the end. */
+function nextPiece(fd: number, from: number, end: number): { readonly start: number; readonly bytes: number } {
+  let data = seek(fd, from, SEEK_DATA, end);
+  if (data === end) return { start: end, bytes: 0 };
+  const start = Math.floor(data / blockBytes) * blockBytes, limit = Math.min(end, start + pieceBytes);
+  for (;;) {
+    const hole = Math.ceil(seek(fd, data, SEEK_HOLE, end) / blockBytes) * blockBytes;
+    if (hole >= limit) return { start, bytes: limit - start };
+    data = seek(fd, hole, SEEK_DATA, end);
+    if (data - hole >= worthSkippingBytes) return { start, bytes: hole - start };
   }
 }
 
@@ -42,8 +56,7 @@ export async function copyMemory(fromFd: number, toFd: number | undefined, bytes
   const piece = Buffer.allocUnsafe(pieceBytes);
   const number = Buffer.alloc(4);
   let usedBytes = 0;
-  for (let start = nextData(fromFd, 0, bytes); start < bytes; start = nextData(fromFd, start + pieceBytes, bytes)) {
-    const wanted = Math.min(pieceBytes, bytes - start);
+  for (let { start, bytes: wanted } = nextPiece(fromFd, 0, bytes); start < bytes; { start, bytes: wanted } = nextPiece(fromFd, start + wanted, bytes)) {
     const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
     if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${bytes} bytes`);
     for (let offset = 0; offset < wanted; offset += blockBytes) {
