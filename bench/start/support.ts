@@ -8,6 +8,7 @@ import { publishTemplate } from "../../src/host/template/template-store.ts";
 import { savedMemoryName } from "../../src/host/hypervisor/guest-memory.ts";
 import { nothingPlugged } from "../../src/host/hypervisor/virtual-machine.ts";
 import { describeExit } from "../../src/shared/linux/run-process.ts";
+import { eventually } from "../../src/shared/base/deadline.ts";
 import { createMemoryFile } from "../../src/shared/linux/memfd.ts";
 import { Casemate } from "../../test/support/cli.ts";
 import { TestVm } from "../../test/support/test-vm.ts";
@@ -112,13 +113,14 @@ export class BareTemplate implements AsyncDisposable {
 
 /** Runs the same container until one is made from a template that holds it. */
 export async function untilPrepared(command: BenchCommand, args: readonly string[]): Promise<void> {
-  for (let tries = 0; tries < maxTries; tries++) {
-    await command.time(args);
+  const title = args.slice(runTrue.length).join(" ");
+  await command.time(args);
+  await command.time(args); // the second one has it made
+  await eventually("make a template with the container", async () => {
     const templates = (await command.casemate.ok(["template", "ls", "--format", "json"])).split("\n").filter((line) => line !== "").map((line) => JSON.parse(line) as { readonly Holds: string }); // our own command's
-    if (templates.some(({ Holds }) => Holds.endsWith(args.slice(runTrue.length).join(" ")))) return;
-    await new Promise((resolve) => { setTimeout(resolve, betweenTriesMs); });
-  }
-  throw new Error("no template with the container was made");
+    return templates.some(({ Holds }) => Holds.endsWith(title)) ? true : undefined;
+  }, { timeoutMs: makeTimeoutMs, intervalMs: 1_000 });
 }
 
-const maxTries = 30, betweenTriesMs = 1_000;
+/** Some seconds; in the lab guest two minutes. */
+const makeTimeoutMs = 300_000;

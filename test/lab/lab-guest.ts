@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CpioEntry, encodeCpio } from "../../src/host/guest-image/cpio.ts";
 import { ModuleIndex } from "../../src/host/guest-image/kernel-modules.ts";
@@ -39,6 +39,7 @@ export async function startLabGuest(place: LabPlace): Promise<ManagedProcess> {
   const file = (name: string): string => join(place.share, name);
   writeFileSync(file("initramfs.cpio"), makeInitramfs(place, kernel));
   writeFileSync(file("start.log"), "");
+  mkdirSync(join(place.root, "dist/.compile-cache"), { recursive: true }); // start.sh mounts memory on it
   const share = (id: string, path: string, readOnly: boolean): string[] => [
     // Several file systems of the host appear as one: without the mapping their inode numbers would collide.
     "-fsdev", `local,id=${id},path=${path.replaceAll(",", ",,")},security_model=none,multidevs=remap${readOnly ? ",readonly=on" : ""}`,
