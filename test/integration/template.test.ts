@@ -5,6 +5,7 @@
 // - QEMU killed, or the disk full, while a sandbox is saved: nothing half-made stays, and a living sandbox goes on
 // - QEMU killed while it is restored, or a guest that hangs before it has its identity: a bounded wait, then a cold boot
 // - it is replaced by another one while VMs use it
+// - the CPU is not the one it was saved with: QEMU refuses, or the guest cannot go on; both boot cold
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { chmodSync, closeSync, existsSync, fstatSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, realpathSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
@@ -13,7 +14,8 @@ import { after, before, describe, test } from "node:test";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
 import { captureSandbox } from "../../src/host/control/capture-sandbox.ts";
 import { copyMemory } from "../../src/host/hypervisor/guest-memory.ts";
-import { qemuFds } from "../../src/host/hypervisor/qemu/arguments.ts";
+import { qemuFds, qemuProgram } from "../../src/host/hypervisor/qemu/arguments.ts";
+import { findQemu } from "../../src/host/hypervisor/qemu/find-qemu.ts";
 import { ContainerStore } from "../../src/host/store/container-store.ts";
 import { snapshotPaths, stateFolders, templatePaths, type StateFolders } from "../../src/host/store/paths.ts";
 import { claimSnapshot, listSnapshots } from "../../src/host/template/snapshot-store.ts";
@@ -242,5 +244,40 @@ describe("a start from a template that goes wrong on the way", { skip }, () => {
     assert.ok(stopped);
     assert.deepEqual([hangs.sandbox.vm.startedBy, isAlive(stopped)], ["cold", false]);
     assert.equal((await host.run(hangs, "", "echo here")).output, "here");
+  });
+
+  test("the CPU lacks what the saved VM has: QEMU refuses, or the guest cannot go on; both boot cold, and others are left alone", async () => {
+    await using host = await SandboxHost.open();
+    const former = await host.create("former");
+    assert.equal(former.sandbox.vm.startedBy, "template");
+    const path = process.env["PATH"];
+    const bin = mkdtempSync("/tmp/cm-bin-");
+    chmodSync(bin, 0o711); // QEMU's user passes through
+    const qemu = findQemu();
+    /** QEMU with another CPU for the VMs that it restores; those that boot get the usual one. */
+    const restoreWith = (cpu: string): void => writeFileSync(join(bin, qemuProgram), `#!/bin/sh
+case "$*" in *" -incoming "*) for argument; do shift; [ "$before" = -cpu ] && argument=${cpu}; before=$argument; set -- "$@" "$argument"; done ;; esac
+exec ${qemu} "$@"
+`, { mode: 0o755 });
+    process.env["PATH"] = `${bin}:${path}`;
+    try {
+      const refused = "max,+avx512-4fmaps,enforce"; // which neither the emulator nor a machine of today has
+      restoreWith(refused);
+      const key = listTemplates(host.folders)[0]?.template.key;
+      await assert.rejects(TestVm.restore("refused", { folders: host.folders, template: key }), (error) => RuntimeError.is(error, "unavailable") && error.reason === "vmm_died" && /QEMU ended at start .*avx512-4fmaps/.test(error.message));
+      // The kernel has chosen its instructions by what the CPU could do.
+      for (const [name, cpu] of [["refuses", refused], ["lacks", "qemu64"]] as const) {
+        restoreWith(cpu);
+        const hosted = await host.create(name);
+        assert.equal(hosted.sandbox.vm.startedBy, "cold", cpu);
+        assert.equal((await host.run(hosted, "", "echo here")).output, "here");
+        await hosted.sandbox.stop(0);
+      }
+    } finally {
+      process.env["PATH"] = path;
+      rmSync(bin, { recursive: true });
+    }
+    assert.equal((await host.run(former, "", "echo here")).output, "here");
+    assert.equal((await host.create("again")).sandbox.vm.startedBy, "template", "nothing is wrong with it");
   });
 });
