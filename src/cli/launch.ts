@@ -10,6 +10,7 @@ import { defaultStartTimeoutMs } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage, type PullPolicy } from "../host/storage/images/pull.ts";
 import { doneBefore } from "../host/control/repeated-calls.ts";
 import { untilRemoved } from "../host/containers/end-container.ts";
+import { removeWithVolumes } from "../host/store/anonymous-volumes.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
 import type { CommandTimes } from "./command-times.ts";
@@ -178,5 +179,5 @@ export class StartAbort {
 
 /** Removes what `run --rm` made when it could not be started. */
 export function discard(folders: StateFolders, record: ContainerRecord): void {
-  new ContainerStore(folders).remove(record);
+  removeWithVolumes(new ContainerStore(folders), record);
 }

@@ -55,8 +55,8 @@ Examples:
   casemate exec -it web sh                      look inside
   casemate rm -f web                            and throw it away
 
-Exit codes are docker's: the command's own, 125 when casemate failed, 126 not executable,
-127 not found, 128+n ended by signal n.`;
+Exit codes are those of docker run: the command's own, 125 when casemate failed, 126 not
+executable, 127 not found, 128+n ended by signal n.`;
 
 /** The member of a group that was called for. */
 function memberOf(groupName: string, args: readonly string[]): string | undefined {

@@ -9,6 +9,7 @@ import { parsePublish } from "../host/network/publish.ts";
 import { bootMemoryBytes } from "../host/sandbox/sandbox-config.ts";
 import { ensureImage } from "../host/storage/images/pull.ts";
 import { parseVolume } from "../host/storage/shares/parse-volume.ts";
+import { removeWithVolumes } from "../host/store/anonymous-volumes.ts";
 import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import { stateFolders, type StateFolders } from "../host/store/paths.ts";
 import { SandboxConnection, commandLine } from "./connection.ts";
@@ -40,7 +41,7 @@ export async function createSandbox(options: SandboxOptions): Promise<SandboxCon
     try {
       return await start(folders, record, options, onProgress);
     } catch (error) {
-      new ContainerStore(folders).remove(record);
+      removeWithVolumes(new ContainerStore(folders), record);
       throw error;
     }
   });

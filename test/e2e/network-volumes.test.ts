@@ -8,7 +8,7 @@
 import assert from "node:assert/strict";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -133,7 +133,10 @@ describe("ports and volumes", { skip }, () => {
   test("a named volume outlives its container, and the next one finds it", async () => {
     await inContainer("echo precious > /kept/file");
     assert.equal(await casemate.ok(["rm", "-f", "box"]), "box");
-    assert.equal(await casemate.ok(["run", "-q", "--rm", "-v", "kept:/again:ro", "busybox", "cat", "/again/file"]), "precious");
+    const volumes = (): string[] => readdirSync(join(casemate.folders.data, "volumes")).sort();
+    const before = volumes();
+    assert.equal(await casemate.ok(["run", "-q", "--rm", "-v", "kept:/again:ro", "-v", "/more", "busybox", "sh", "-c", "cp /again/file /more; cat /more/file"]), "precious");
+    assert.deepEqual(volumes(), before, "a volume without a name goes with --rm");
     assert.ok(existsSync(at("work/new")), "the user's files stay");
   });
 

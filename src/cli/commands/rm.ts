@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { removeContainer } from "../../host/containers/end-container.ts";
-import { removeAnonymousVolumes } from "../../host/storage/shares/anonymous-volumes.ts";
+import { removeAnonymousVolumes } from "../../host/store/anonymous-volumes.ts";
 import { ContainerStore } from "../../host/store/container-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { forEach } from "./each.ts";
@@ -17,9 +17,10 @@ export function define(command: Command): void {
       const force = flags.force ?? false;
       await forEach(names, globalOptions(command).debug ?? false, async (name) => {
         try {
-          const record = new ContainerStore(folders).find(name);
+          const store = new ContainerStore(folders);
+          const record = store.find(name);
           await removeContainer(folders, record, { force });
-          if (flags.volumes === true) removeAnonymousVolumes(folders, record);
+          if (flags.volumes === true) removeAnonymousVolumes(store, record);
         } catch (error) {
           if (!(force && RuntimeError.is(error) && error.reason === "container_not_found")) throw error;
         }

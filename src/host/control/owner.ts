@@ -10,6 +10,7 @@ import type { Container, RootfsMount } from "../sandbox/container.ts";
 import type { ProcessEnd } from "../sandbox/process.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";
 import { ContainerLogWriter } from "../store/container-log.ts";
+import { removeWithVolumes } from "../store/anonymous-volumes.ts";
 import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
 import { EventFile } from "../store/event-file.ts";
 import { newHealth, type HealthState } from "../store/health.ts";
@@ -407,7 +408,7 @@ export class Owner {
   #removeFiles(container: Container): void {
     if (!container.backing.autoRemove) return;
     const record = this.#store.read(container.containerId);
-    if (record !== undefined) this.#store.remove(record);
+    if (record !== undefined) removeWithVolumes(this.#store, record);
   }
 
   #writeStatus(container: Container, changes: Partial<ContainerStatus>, options: { readonly durable?: boolean } = {}): void {

@@ -1,6 +1,7 @@
 import { renameSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { removeWithVolumes } from "../store/anonymous-volumes.ts";
 import { newStatus, type ContainerRecord, type ContainerStatus, type ContainerStore } from "../store/container-store.ts";
 import { containerPaths } from "../store/paths.ts";
 import { lostExitCode } from "../store/present-status.ts";
@@ -37,7 +38,7 @@ export function settleLostContainers(store: ContainerStore, sandboxId: string, e
     const status = readStatusOrNew(store, record.containerId);
     if (status.status !== "running" && status.status !== "paused") continue;
     const end = ends.get(record.containerId);
-    if (record.autoRemove) store.remove(record);
+    if (record.autoRemove) removeWithVolumes(store, record);
     else store.writeStatus(record.containerId, ended(record, status, end, then));
   }
 }

@@ -44,6 +44,11 @@ export function containerPaths(folders: StateFolders, containerId: string) {
   };
 }
 
+/** Folder of a volume; its files are in `_data`. */
+export function volumeFolder(folders: StateFolders, name: string): string {
+  return join(folders.data, "volumes", name);
+}
+
 /** The sandbox whose run folder that is, when its configuration cannot tell. */
 export function sandboxOfFolder(folder: string): { readonly folders: StateFolders; readonly sandboxId: string } {
   const run = dirname(dirname(folder));

@@ -3,7 +3,7 @@ import { join, resolve as resolvePath, normalize } from "node:path";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { kernelRandomBytes } from "../../../shared/linux/random.ts";
 import type { ContainerVolume } from "../../store/container-store.ts";
-import type { StateFolders } from "../../store/paths.ts";
+import { volumeFolder, type StateFolders } from "../../store/paths.ts";
 
 /** What a volume option is read against. */
 export interface VolumeContext {
@@ -62,11 +62,6 @@ export function prepareVolumeSource({ source, type }: ContainerVolume): void {
       throw new RuntimeError("failed_precondition", `${step}: make the missing folder`, { cause: failure, reason: "bad_source", hint: "make the folder yourself, or share another one" });
     }
   }
-}
-
-/** Folder of a named volume; its files are in `_data`. */
-export function volumeFolder(folders: StateFolders, name: string): string {
-  return join(folders.data, "volumes", name);
 }
 
 /** The error for a source that cannot be shared with a VM. */
