@@ -1,3 +1,4 @@
+import { OperationQueue } from "../../shared/base/operation-queue.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import { paths } from "../paths.ts";
@@ -25,6 +26,8 @@ export class Container {
   readonly execs = new Map<string, GuestProcess>();
   /** Execs whose start is under way. */
   readonly starting = new Map<string, Promise<GuestProcess>>();
+  /** Pause, resume and update, which share files: a caller that has given up may have left one under way. */
+  readonly changes = new OperationQueue();
   started = false;
   paused = false;
   removing = false;

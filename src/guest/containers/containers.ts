@@ -143,28 +143,34 @@ export class Containers {
 
   async pause(containerId: string): Promise<void> {
     const container = this.container(containerId);
-    this.#requireStatus(container, "pause", ["running"]);
-    await this.#context.crun.pause(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
-    container.paused = true;
+    await container.changes.run(async () => {
+      this.#requireStatus(container, "pause", ["running"]);
+      await this.#context.crun.pause(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
+      container.paused = true;
+    });
   }
 
   async resume(containerId: string): Promise<void> {
     const container = this.container(containerId);
-    this.#requireStatus(container, "resume", ["paused"]);
-    await this.#context.crun.resume(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
-    container.paused = false;
+    await container.changes.run(async () => {
+      this.#requireStatus(container, "resume", ["paused"]);
+      await this.#context.crun.resume(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
+      container.paused = false;
+    });
   }
 
   /** Changes limits; `resources` is OCI's `linux.resources`. */
   async update(containerId: string, resources: OciResources): Promise<void> {
     const container = this.container(containerId);
     const { madeAs } = container.name;
-    this.#requireStatus(container, "update", ["created", "running", "paused"]);
-    container.memoryLimited = limitsMemory(resources) ?? container.memoryLimited;
-    this.shareMemory(); // memory may have been plugged for this very change
-    const file = bundleFile(madeAs, "resources.json");
-    await writeFile(file, JSON.stringify(resources));
-    await this.#context.crun.update(madeAs, bundleFile(madeAs, "crun.log"), file);
+    await container.changes.run(async () => {
+      this.#requireStatus(container, "update", ["created", "running", "paused"]);
+      container.memoryLimited = limitsMemory(resources) ?? container.memoryLimited;
+      this.shareMemory(); // memory may have been plugged for this very change
+      const file = bundleFile(madeAs, "resources.json");
+      await writeFile(file, JSON.stringify(resources));
+      await this.#context.crun.update(madeAs, bundleFile(madeAs, "crun.log"), file);
+    });
   }
 
   /** SIGTERM to what runs, SIGKILL after the grace. For the end of the VM. */

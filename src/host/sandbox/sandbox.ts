@@ -1,6 +1,7 @@
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
+import { OperationQueue } from "../../shared/base/operation-queue.ts";
 import { Steps, type StepGuard, type StepHook, type StepObserver, type StepTiming } from "../../shared/base/steps.ts";
 import { UndoStack, withUndo } from "../../shared/base/undo.ts";
 import type { OciProcess, OciResources } from "../../shared/oci/runtime-spec.ts";
@@ -20,7 +21,6 @@ import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
 
 import { bundleSharesPid, refuseHostHooks } from "./guest-spec.ts";
-import { OperationQueue } from "./operation-queue.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
 import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts";
