@@ -2,6 +2,7 @@
 // - exec, logs -f, wait and an attached run go on as if nothing had happened, with and without the supervisor
 // - casemate events tells what happened, across the death
 // - so it is with a copy of a living sandbox, and with the containers of a pod
+// - memory that the guest has given back meanwhile is known to the next owner, and no more for its containers
 // - without owner and VM the container has exited with 137, and starts again
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -9,6 +10,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { ownerToken } from "../../src/host/control/start-owner.ts";
+import { pluggableMemoryId } from "../../src/host/hypervisor/qemu/arguments.ts";
+import { QmpClient } from "../../src/host/hypervisor/qmp/qmp-client.ts";
 import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { signalProcess } from "../../src/shared/linux/proc.ts";
@@ -18,6 +21,8 @@ import { requires } from "../support/requires.ts";
 const skip = requires("root");
 const casemate = useCasemate();
 const within = { timeoutMs: 60_000 };
+
+const mebibyte = 1024 ** 2;
 
 interface Inspected { readonly Sandbox: { readonly id: string; readonly ownerPid: number; readonly vmmPid: number }; readonly State: { readonly Status: string; readonly ExitCode: number } }
 
@@ -110,6 +115,25 @@ test("the containers of a pod go on after the death of its owner, and more can c
   await killOwner("two", false);
   await goesOn("two");
   await casemate.ok(["pod", "rm", "-f", "shop"]);
+});
+
+test("what the guest has given back while there was no owner is known to the next one, and to its containers", { skip }, async () => {
+  await casemate.ok(["run", "-d", "--name", "shrinks", "-m", "1536m", "busybox", "sleep", "1000"]);
+  const { Sandbox: { id } } = await inspect("shrinks");
+  const shared = async (): Promise<number> => Number(await casemate.ok(["exec", "--vm", "shrinks", "cat", "/sys/fs/cgroup/containers/memory.max"]));
+  const before = await shared();
+  assert.ok(before > 1500 * mebibyte, `${before} bytes`);
+  await killOwner("shrinks", true);
+  // Nobody but the owner talks to QEMU; without one its place is free.
+  const qmp = await QmpClient.connect(casemate.sandbox(id).qmpSocket, within);
+  const device = { path: `/machine/peripheral/${pluggableMemoryId}` };
+  await qmp.execute("qom-set", { ...device, property: "requested-size", value: 128 * mebibyte }, within);
+  await eventually("the guest to give back", async () => (await qmp.execute("qom-get", { ...device, property: "size" }, within) === 128 * mebibyte ? true : undefined), within);
+  qmp.close();
+  await eventually("the containers' memory to follow", async () => (await shared() < 1152 * mebibyte ? true : undefined), within);
+  // Its own limit is above what the VM has now.
+  assert.match(await casemate.ok(["stats", "--no-stream", "--format", "{{.MemUsage}}", "shrinks"]), / 1\.125GiB$/);
+  await casemate.ok(["rm", "-f", "shrinks"]);
 });
 
 test("an attached run and what is typed into it go on after the death of the owner", { skip }, async () => {

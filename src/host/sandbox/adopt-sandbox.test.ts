@@ -73,6 +73,26 @@ test("D13, 2.1 Cleanup after shim crash: what ended while there was no owner is 
   assert.deepEqual(fixture.held, []);
 });
 
+for (const paused of [false, true]) {
+  test(`what a guest has given back while there was no owner is no more for its containers, ${paused ? "as soon as it goes on" : "at once"}`, async () => {
+    using fixture = await SandboxFixture.open();
+    const first = await fixture.create();
+    await startContainer(first, "c1");
+    if (paused) await first.pauseSandbox(within);
+    await die(first);
+    const asked = (): number => fixture.agent.calls.filter((call) => call.startsWith("onlineCPUMem")).length;
+    const before = asked();
+    const second = await fixture.adopt();
+    if (paused) {
+      assert.equal(asked(), before);
+      await second.resumeSandbox(within);
+    }
+    await eventually("the guest to be told", () => (asked() > before ? true : undefined), within);
+    await second.stop();
+    assert.deepEqual(fixture.held, []);
+  });
+}
+
 test("the log goes on without a byte lost or doubled", async () => {
   using fixture = await SandboxFixture.open();
   const first = await fixture.create();
@@ -119,21 +139,38 @@ for (const [what, method] of [["being made", "createContainer"], ["being removed
   });
 }
 
-for (const { name } of adoptSandboxSteps) {
-  test(`a take-over that fails at "${name}" leaves the sandbox as it is`, async () => {
+test("a paused sandbox stays so when the owner that takes it over dies while it lets the guest answer", async () => {
+  using fixture = await SandboxFixture.open();
+  const first = await fixture.create();
+  await startContainer(first, "c1");
+  await first.pauseSandbox(within);
+  await die(first);
+  await fixture.vm.resume(); // and the end of that owner
+  const second = await fixture.adopt();
+  assert.deepEqual([second.state, fixture.vm.paused], ["paused", true]);
+  await second.resumeSandbox(within);
+  await die(second);
+  const third = await fixture.adopt();
+  assert.deepEqual([third.state, fixture.vm.paused], ["running", false]);
+  await third.stop();
+  assert.deepEqual(fixture.held, []);
+});
+
+for (const [name, paused] of adoptSandboxSteps.flatMap((step) => (step.name.includes("pause") ? [true] : [false, true]).map((paused) => [step.name, paused] as const))) {
+  test(`a take-over that fails at "${name}" leaves ${paused ? "a paused" : "the"} sandbox as it is`, async () => {
     using fixture = await SandboxFixture.open();
     const first = await fixture.create();
     await startContainer(first, "c1");
-    fixture.vm.paused = name.includes("pause");
+    if (paused) await first.pauseSandbox(within);
     await die(first);
     const held = fixture.held;
     fixture.hook = (operation, step, phase) => { if (operation.startsWith("take over") && step === name && phase === "after") throw new RuntimeError("unavailable", "not now"); };
-    await assert.rejects(fixture.adopt(), (error) => RuntimeError.is(error, "unavailable"));
-    assert.deepEqual([fixture.held, fixture.vm.kills, fixture.agent.containers], [held, 0, ["c1"]]);
+    await assert.rejects(fixture.adopt(), (error) => RuntimeError.is(error, "unavailable") && error.cleanupErrors.length === 0);
+    assert.deepEqual([fixture.held, fixture.vm.kills, fixture.agent.containers, fixture.vm.paused], [held, 0, ["c1"], paused]);
     fixture.hook = undefined;
     const second = await fixture.adopt();
-    assert.equal(second.container("c1").state, "running");
-    if (second.state === "paused") await second.resumeSandbox(within);
+    assert.deepEqual([second.container("c1").state, second.state], ["running", paused ? "paused" : "running"]);
+    if (paused) await second.resumeSandbox(within);
     await second.stop();
     assert.deepEqual(fixture.held, []);
     assert.ok(!existsSync(join(fixture.folder, "held-vm")));

@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
+import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import { UndoStack, withUndo } from "../../shared/base/undo.ts";
 import type { Step, Steps } from "../../shared/base/steps.ts";
@@ -14,6 +15,9 @@ import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, type OutputFd, type OutputOffsets, type StdioResume } from "./process-io.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 import { raceDeath } from "./vm-death.ts";
+
+/** QEMU stops its vCPUs within milliseconds. */
+const pauseTimeoutMs = 5_000;
 
 /** A container's log, and where it ends. */
 interface OpenLog {
@@ -86,10 +90,10 @@ export class SandboxAdoption {
 
 /** How a sandbox is taken over from an owner that has died. Nothing in it is changed before the last step is done. */
 export const adoptSandboxSteps: readonly Step<SandboxAdoption>[] = [
-  { name: "find the VM", run: async (adoption, wait) => { adoption.vm = await adoption.surroundings.drivers.adoptVm(adoption.config, adoption.record.startedBy, adoption.surroundings.ledger, wait); } },
+  { name: "find the VM", run: findVm },
   { name: "find virtiofsd", when: ({ config }) => config.shares, run: (adoption) => { adoption.shares = adoption.surroundings.drivers.adoptShares(adoption.config, adoption.surroundings.ledger); } },
   // A guest that stands still cannot be asked what it has.
-  { name: "let a paused VM answer", when: ({ vm }) => vm.paused, run: ({ vm: { vm } }, wait) => vm.resume(wait) },
+  { name: "let a paused VM answer", when: ({ vm }) => vm.paused, run: letAnswer },
   { name: "connect to the agent", run: connect },
   { name: "greet the agent", run: greet },
   { name: "list processes", run: listProcesses },
@@ -132,20 +136,31 @@ function loadEnd(end: SavedEnd): ProcessEnd {
   return { ...end, exitedAtUnixNanos: BigInt(end.exitedAtUnixNanos) };
 }
 
-async function connect(adoption: SandboxAdoption, wait: Parameters<SandboxSurroundings["drivers"]["connectAgent"]>[1]): Promise<void> {
+async function findVm(adoption: SandboxAdoption, wait: WaitOptions): Promise<void> {
+  const { config, record, surroundings: { drivers, ledger } } = adoption;
+  const found = await drivers.adoptVm(config, record.startedBy, ledger, wait);
+  adoption.vm = { ...found, paused: found.paused || record.paused === true };
+}
+
+async function letAnswer({ vm: { vm }, undo }: SandboxAdoption, wait: WaitOptions): Promise<void> {
+  undo.add("pause of the VM", () => vm.pause({ timeoutMs: pauseTimeoutMs }));
+  await vm.resume(wait);
+}
+
+async function connect(adoption: SandboxAdoption, wait: WaitOptions): Promise<void> {
   const connection = await adoption.surroundings.drivers.connectAgent(adoption.config, { ...wait, busy: true });
   adoption.undo.add("agent connection", () => connection.close());
   adoption.connection = connection;
 }
 
-async function greet(adoption: SandboxAdoption, wait: Parameters<SandboxSurroundings["drivers"]["connectAgent"]>[1]): Promise<void> {
+async function greet(adoption: SandboxAdoption, wait: WaitOptions): Promise<void> {
   const { sandboxId } = adoption.config;
   const hello = await adoption.connection.guest.hello({ protocolVersion: guestProtocolVersion }, wait);
   if (hello.sandboxId !== sandboxId) throw new RuntimeError("data_loss", `the guest is of sandbox "${hello.sandboxId}", not "${sandboxId}"`);
   adoption.hello = hello;
 }
 
-async function listProcesses(adoption: SandboxAdoption, wait: Parameters<SandboxSurroundings["drivers"]["connectAgent"]>[1]): Promise<void> {
+async function listProcesses(adoption: SandboxAdoption, wait: WaitOptions): Promise<void> {
   const { processes } = await adoption.connection.guest.listProcesses({}, wait);
   adoption.listed = new Map(processes.map((process) => [processKey(process), process]));
 }

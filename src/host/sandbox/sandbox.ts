@@ -213,6 +213,8 @@ export class Sandbox {
     if (paused) sandbox.#moveTo("paused");
     sandbox.#restore(adoption);
     void sandbox.#followEvents();
+    // The guest may have given memory back while there was no owner that QEMU could tell; one that stands still is asked when it goes on.
+    if (!paused) void sandbox.#shareMemory(); // handles its failures
     return sandbox;
   }
 
@@ -407,6 +409,7 @@ export class Sandbox {
     return this.#queue.run(async () => {
       this.#requireRunning(`pause sandbox "${this.config.sandboxId}"`);
       await this.vm.pause(options);
+      this.#notePaused(true);
       this.#moveTo("paused");
       this.#emit("pause", "");
     });
@@ -416,10 +419,12 @@ export class Sandbox {
   async resumeSandbox(options: WaitOptions): Promise<void> {
     return this.#queue.run(async () => {
       if (this.#state !== "paused") throw new RuntimeError("failed_precondition", `resume sandbox "${this.config.sandboxId}": it is ${this.#state}, must be paused`, { reason: "wrong_state" });
+      this.#notePaused(false);
       await this.vm.resume(options);
       this.#moveTo("running");
       const nowMs = Date.now();
       await this.#connection.agent.setGuestDateTime({ Sec: BigInt(Math.floor(nowMs / 1000)), Usec: BigInt((nowMs % 1000) * 1000) }, options);
+      void this.#shareMemory(); // handles its failures
       this.#emit("unpause", "");
     });
   }
@@ -713,6 +718,11 @@ export class Sandbox {
   /** Notes for a new owner how long the sandbox is to be kept. */
   noteKeeping(keeping: SavedKeeping): void {
     this.#note("sandbox", "sandbox", (saved) => withFields(saved, { keeping }));
+  }
+
+  /** Not durable: a crash of the host takes the VM along. */
+  #notePaused(paused: boolean): void {
+    this.#note("sandbox", "sandbox", (saved) => withFields(saved, { paused }));
   }
 
   /** Changes a record of the ledger that is there. */

@@ -19,7 +19,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
     "#context": "transient: the owner itself", "#connection": "transient: connected anew", "#disks": "ledger: container", "#room": "vmm: size, and the containers' resources",
     "#shares": "ledger: share-mount", "#teardown": "ledger: all of it", "#queue": "transient: what was under way is finished or taken back", "#guard": "transient: about the VM",
     "#registered": "ledger: exec that the agent does not have", "#handled": "transient: the agent sends again what is not acknowledged", "#acknowledged": "agent: Hello",
-    "#nextStreamId": "ledger: above every number that is used", "#stopping": "ledger: sandbox, phase", "#state": "vmm: query-status", "#leftGuest": "agent: ListProcesses",
+    "#nextStreamId": "ledger: above every number that is used", "#stopping": "ledger: sandbox, phase", "#state": "vmm: query-status, and the ledger: sandbox, paused", "#leftGuest": "agent: ListProcesses",
     "#saved": "transient: a template is made without an owner", "#growing": "transient: the guest tells again what is not acknowledged", "#prepared": "config: sandbox.json", "#endReason": "transient: a new owner finds virtiofsd gone as well",
   },
   "sandbox/container.ts Container": {

@@ -21,6 +21,8 @@ export interface SandboxRecord extends ResourceRecord {
   readonly startMs: number;
   /** Undefined: nobody has limited how long it is kept. */
   readonly keeping?: SavedKeeping;
+  /** Somebody has paused it; an owner that takes it over lets it go on for a moment, and may die then. */
+  readonly paused?: boolean;
 }
 
 /** How long a sandbox is to be kept. */
@@ -111,7 +113,7 @@ export const savedRecordReleasers: readonly ResourceReleaser[] = savedKinds.map(
 
 /** Field names and what each must be, for checking what is on disk. A `?` behind the name: it may be missing. */
 export const recordShapes: Readonly<Record<string, string>> = {
-  sandbox: "phase string, addresses array, ports array, warnings array, startedBy string, startMs number, keeping? object",
+  sandbox: "phase string, addresses array, ports array, warnings array, startedBy string, startMs number, keeping? object, paused? boolean",
   container: "bundle string, streamId number, io object, disks array, shares array, resources object, backing object, end? object",
   exec: "containerId string, execId string, streamId number, io object, process object, user string, terminalSize? object, autoRemove boolean, ownCgroup boolean, end? object",
 };
