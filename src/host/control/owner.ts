@@ -29,8 +29,10 @@ import { StepTimes } from "./step-times.ts";
 const lingerMs = 2_000;
 /** Time they get to come back after the death of an owner, when that was the end of the container too. */
 const comeBackMs = 2_000;
-/** How long a sandbox without containers and callers is kept. */
+/** How long a sandbox without containers waits for its first caller: it may still be making the container's disk. */
 const idleTimeoutMs = 30_000;
+/** A caller has one connection after the other, or comes back after the death of an owner; who leaves nothing that runs for that long has died. */
+const abandonedTimeoutMs = 5_000;
 /** The guest's clock, which tells when a process ended, may be that far from ours. */
 const clockSkewNanos = 5_000_000_000n;
 const SIGKILL = 9;
@@ -71,6 +73,7 @@ export class Owner {
   readonly #noRestart = new AbortController();
   #attachedClients = 0;
   #connections = 0;
+  #hadConnections = false;
   #idleTimer: NodeJS.Timeout | undefined;
   #lastDetached: (() => void) | undefined;
   #sandbox: Sandbox | undefined;
@@ -295,6 +298,7 @@ export class Owner {
 
   connectionOpened(): void {
     this.#connections++;
+    this.#hadConnections = true;
     clearTimeout(this.#idleTimer);
   }
 
@@ -311,7 +315,7 @@ export class Owner {
     this.#idleTimer = setTimeout(() => {
       this.log.info("nobody uses this sandbox");
       void this.finish(0);
-    }, idleTimeoutMs);
+    }, this.#hadConnections ? abandonedTimeoutMs : idleTimeoutMs);
   }
 
   /** Stops the sandbox because somebody asks for it: what was to be started again is not. */

@@ -4,13 +4,13 @@ import { isAlive } from "../../shared/linux/proc.ts";
 import { hasProcesses, type ContainerRecord, type ContainerStatus, type ContainerStore } from "./container-store.ts";
 import { readBootId } from "./host-facts.ts";
 import { Ledger } from "./ledger.ts";
-import { sandboxPaths, type StateFolders } from "./paths.ts";
+import { containerPaths, sandboxPaths, type StateFolders } from "./paths.ts";
 import type { TaggedProcessRecord } from "./tagged-process.ts";
 
 /** Exit code of a container whose sandbox was lost: 128 + SIGKILL. */
 export const lostExitCode = 137;
-/** A container that is to be started again has an owner within this time; what takes longer has failed. */
-const restartGraceMs = 20_000;
+/** Longest time between the lock of the owner that has ended and the lock of what starts the container again: the start of a Node on a loaded machine, or its wait for that lock. */
+const restartGraceMs = 5_000;
 
 /**
  * The status of a container as of now: what its owner wrote last. Without an owner (a crash) it goes on
@@ -25,10 +25,10 @@ export function readPresentStatus(store: ContainerStore, record: ContainerRecord
   return { ...status, status: "exited", exitCode: lostExitCode, error: "owner_lost" };
 }
 
-/** The owner that waits for the restart has the lock; between it and the next one nobody has. */
-function isRestarting(folders: StateFolders, { sandboxId }: ContainerRecord, { bootId, restart }: ContainerStatus): boolean {
+/** The owner that waits for the restart has its lock, and so has what starts the container again (restart-main.ts), up to the end of the start. */
+function isRestarting(folders: StateFolders, { sandboxId, containerId }: ContainerRecord, { bootId, restart }: ContainerStatus): boolean {
   if (bootId !== readBootId() || restart === undefined) return false;
-  return isFlocked(sandboxPaths(folders, sandboxId).ownerLock) || Date.now() < restart.atUnixMs + restartGraceMs;
+  return isFlocked(sandboxPaths(folders, sandboxId).ownerLock) || isFlocked(containerPaths(folders, containerId).restartLock) || Date.now() < restart.atUnixMs + restartGraceMs;
 }
 
 /** True while a sandbox has an owner, or a VM that the next owner will take over. */
