@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { Deadline, orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
-import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { PacketLink } from "../../shared/channel/link.ts";
 import { PacketParser, encodeHello, sessionIdBytes } from "../../shared/channel/packet.ts";
 import { connectUnix } from "../../shared/linux/unix-socket.ts";
@@ -35,15 +35,25 @@ export async function openPort(socketPath: string, options: ConnectOptions): Pro
   const deadline = Deadline.after(options.timeoutMs);
   const longestMs = options.busy === true ? maxBusyAnswerTimeoutMs : maxAnswerTimeoutMs;
   for (let answerTimeoutMs = firstAnswerTimeoutMs; ; answerTimeoutMs = Math.min(2 * answerTimeoutMs, longestMs)) {
-    const socket = await connectUnix(socketPath);
+    let socket: Socket | undefined;
     try {
+      socket = await connectUnix(socketPath);
       return await greet(socket, { timeoutMs: Math.min(answerTimeoutMs, deadline.remainingMs), ...(options.signal && { signal: options.signal }) });
     } catch (error) {
-      socket.destroy();
+      socket?.destroy();
+      const full = socket === undefined && isBacklogFull(error);
+      if (deadline.expired && full) throw new RuntimeError("deadline_exceeded", "wait for the agent: QEMU takes no connections", { cause: error });
       if (deadline.expired || options.signal?.aborted) throw RuntimeError.wrap(error, "wait for the agent");
-      if (!RuntimeError.is(error, "deadline_exceeded")) await delay(retryMs);
+      if (socket === undefined && !full) throw error;
+      if (full) await delay(Math.min(answerTimeoutMs, deadline.remainingMs), undefined, { signal: options.signal }).catch(() => undefined);
+      else if (!RuntimeError.is(error, "deadline_exceeded")) await delay(retryMs);
     }
   }
+}
+
+/** A QEMU that stands still takes no connections; after a few nobody can even wait for it. */
+function isBacklogFull(error: unknown): boolean {
+  return RuntimeError.is(error) && isErrnoException(error.cause, "EAGAIN");
 }
 
 async function greet(socket: Socket, options: WaitOptions): Promise<PortSession> {

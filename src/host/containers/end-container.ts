@@ -70,20 +70,36 @@ export async function stopContainer(folders: StateFolders, record: ContainerReco
       const { containerId: id } = record;
       const ended = client.call(({ task }) => task.wait({ id }));
       ended.catch(() => { /* awaited below, unless a call before it fails */ });
-      if (status === "paused") await client.call(async ({ task }) => { await task.resume({ id }); }, doneBefore.resume);
-      await ignoreEnded(signalProcess(client, id, options.signal ?? signalNumber(record.stopSignal)));
-      try {
-        await orAbandon(ended, "stop", { timeoutMs: options.timeoutMs });
-      } catch (error) {
-        if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+      const ask = async (): Promise<void> => {
+        if (status === "paused") await client.call(async ({ task }) => { await task.resume({ id }); }, doneBefore.resume);
+        await ignoreEnded(signalProcess(client, id, options.signal ?? signalNumber(record.stopSignal)));
+        await ended;
+      };
+      const kill = async (): Promise<void> => {
         await ignoreEnded(signalProcess(client, id, constants.signals.SIGKILL));
-        await orAbandon(ended, `kill container "${record.name}"`, { timeoutMs: killTimeoutMs });
-      }
+        await ended;
+      };
+      // A guest that does not answer is given no more time than a process that does not end.
+      if (await isDone(ask(), "stop", options.timeoutMs)) return;
+      if (await isDone(kill(), `kill container "${record.name}"`, killTimeoutMs)) return;
+      if (record.pod !== undefined) throw new RuntimeError("deadline_exceeded", `stop container "${record.name}": the guest's agent does not answer`, { reason: "agent_silent", hint: `end its pod with "casemate pod stop ${record.pod}"` });
+      await endSandbox(folders, record);
     });
   } catch (error) {
     if (!RuntimeError.is(error, "unavailable")) throw error; // the sandbox ended under us, which was the point
   }
   await untilGone();
+}
+
+/** False when it was not done in time. */
+async function isDone(work: Promise<void>, what: string, timeoutMs: number): Promise<boolean> {
+  try {
+    await orAbandon(work, what, { timeoutMs });
+    return true;
+  } catch (error) {
+    if (!RuntimeError.is(error, "deadline_exceeded")) throw error;
+    return false;
+  }
 }
 
 /** Waits for a container's end. Returns its exit code; of one that does not run, the last one. */

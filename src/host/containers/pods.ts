@@ -50,7 +50,13 @@ export async function whileStartingPod<T>(folders: StateFolders, podName: string
 export async function stopPod(folders: StateFolders, pod: PodRecord, options: { readonly timeoutMs?: number }): Promise<void> {
   const store = new ContainerStore(folders);
   const running = podContainers(folders, pod).filter((record) => hasProcesses(readPresentStatus(store, record).status));
-  await Promise.all(running.map((record) => stopContainer(folders, record, { timeoutMs: options.timeoutMs ?? record.stopTimeoutMs })));
+  await Promise.all(running.map(async (record) => {
+    try {
+      await stopContainer(folders, record, { timeoutMs: options.timeoutMs ?? record.stopTimeoutMs });
+    } catch (error) {
+      if (!RuntimeError.is(error) || error.reason !== "agent_silent") throw error; // such a guest ends with its VM below
+    }
+  }));
   const [any] = podContainers(folders, pod);
   await abandonSandbox(folders, any ?? pod);
 }
