@@ -1,8 +1,10 @@
 import { chmodSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { connectAgent, type AgentClient } from "../../src/host/agent-client/agent-client.ts";
 import { drivers } from "../../src/host/assemble.ts";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
 import type { HostSetup } from "../../src/host/containers/start-container.ts";
+import type { VirtualMachine } from "../../src/host/hypervisor/virtual-machine.ts";
 import type { ContainerRequest } from "../../src/host/sandbox/container.ts";
 import { bootMemoryBytes, type SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
 import { Sandbox, type SandboxEvent } from "../../src/host/sandbox/sandbox.ts";
@@ -10,7 +12,7 @@ import { ensureImage } from "../../src/host/storage/images/pull.ts";
 import { ensureWritableLayer } from "../../src/host/storage/writable-layer.ts";
 import { Ledger } from "../../src/host/store/ledger.ts";
 import { sandboxPaths, type StateFolders, stateFolders } from "../../src/host/store/paths.ts";
-import type { WaitOptions } from "../../src/shared/base/deadline.ts";
+import { orAbandon, type WaitOptions } from "../../src/shared/base/deadline.ts";
 import { silentLogger } from "../../src/shared/base/log.ts";
 import type { StepHook } from "../../src/shared/base/steps.ts";
 import type { OciResources } from "../../src/shared/oci/runtime-spec.ts";
@@ -28,6 +30,12 @@ export interface HostedSandbox {
   readonly events: SandboxEvent[];
 }
 
+/** What the drivers have made of a sandbox that may still be on its way. */
+interface Machine {
+  vm?: VirtualMachine;
+  agent?: AgentClient;
+}
+
 /** What a command in a container did. */
 export interface CommandResult {
   readonly exitStatus: number;
@@ -43,6 +51,7 @@ export class SandboxHost implements AsyncDisposable {
   readonly #setup: HostSetup;
   readonly #rootfs: ContainerRequest["rootfs"][number];
   readonly #sandboxes: HostedSandbox[] = [];
+  readonly #machines = new Map<string, Machine>();
   #execs = 0;
 
   private constructor(folders: StateFolders, setup: HostSetup, rootfs: ContainerRequest["rootfs"][number]) {
@@ -71,12 +80,32 @@ export class SandboxHost implements AsyncDisposable {
     };
     const ledger = this.ledger(sandboxId);
     const events: SandboxEvent[] = [];
+    const machine: Machine = {};
+    this.#machines.set(sandboxId, machine);
     const sandbox = await Sandbox.create(config, {
-      drivers, ledger, log: silentLogger, hook: (...step) => this.hook?.(...step), onEvent: (event) => events.push(event), recordEnd: () => undefined,
+      drivers: {
+        ...drivers,
+        bootVm: async (...args) => (machine.vm = await drivers.bootVm(...args)),
+        restoreVm: async (request) => (machine.vm = await drivers.restoreVm(request)),
+        connectAgent: async (...args) => (machine.agent = await drivers.connectAgent(...args)),
+      },
+      ledger, log: silentLogger, hook: (...step) => this.hook?.(...step), onEvent: (event) => events.push(event), recordEnd: () => undefined,
     }, wait);
     const hosted = { sandbox, ledger, events };
     this.#sandboxes.push(hosted);
     return hosted;
+  }
+
+  /** Reboots a guest from inside, which QEMU takes for its end; works as soon as there is a VM. Resolves when QEMU has ended. */
+  async resetGuest(sandboxId: string): Promise<void> {
+    const { vm, agent } = this.#machines.get(sandboxId) ?? {};
+    if (vm === undefined) throw new Error(`sandbox "${sandboxId}" has no VM`);
+    const connection = agent ?? await connectAgent(sandboxPaths(this.folders, sandboxId), { timeoutMs: startTimeoutMs });
+    const process = { user: { uid: 0, gid: 0 }, args: ["/bin/busybox", "sh", "-c", "echo b > /proc/sysrq-trigger"], cwd: "/" };
+    // Its answer may go with the guest.
+    void connection.guest.exec({ execId: "reset", processJson: Buffer.from(JSON.stringify(process)), stdio: { streamId: 9999 } }, { timeoutMs: callTimeoutMs }).catch(() => undefined);
+    await orAbandon(vm.exited, "the guest's reset", { timeoutMs: callTimeoutMs });
+    if (agent === undefined) connection.close();
   }
 
   /** The ledger that sandbox has, or would have. */
