@@ -13,7 +13,7 @@ import { signalNumber } from "../host/containers/end-container.ts";
 import { AttachClient, type AttachedExit } from "../host/control/attach-client.ts";
 import { connectOwner, isConnectionLost, type OwnerClient } from "../host/control/owner-client.ts";
 import { doneBefore } from "../host/control/repeated-calls.ts";
-import type { ContainerRecord } from "../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord } from "../host/store/container-store.ts";
 import type { StateFolders } from "../host/store/paths.ts";
 import type { CallOptions, Command, SpawnOptions } from "./options.ts";
 import type { ProcessExit } from "./run-result.ts";
@@ -191,8 +191,14 @@ export class SandboxConnection {
   }
 
   #explain(error: unknown): unknown {
-    const gone = isConnectionLost(error) || (RuntimeError.is(error) && ["no_owner", "owner_lost"].includes(error.reason ?? ""));
-    return gone ? new RuntimeError("unavailable", `sandbox "${this.record.name}" has ended`, { reason: "sandbox_gone", cause: error }) : error;
+    return this.#meansGone(error) ? new RuntimeError("unavailable", `sandbox "${this.record.name}" has ended`, { reason: "sandbox_gone", cause: error }) : error;
+  }
+
+  /** A sandbox that is about to end has lost its files, and its owner still answers. */
+  #meansGone(error: unknown): boolean {
+    if (isConnectionLost(error)) return true;
+    if (!RuntimeError.is(error)) return false;
+    return error.reason === "no_owner" || error.reason === "owner_lost" || (error.reason === "wrong_state" && new ContainerStore(this.folders).read(this.record.containerId) === undefined);
   }
 
   /** Takes the lease, and again from the next owner when one dies: a lease is worth nothing with an owner that does not know of it. */

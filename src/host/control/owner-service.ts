@@ -100,7 +100,8 @@ export function ownerService(owner: Owner): ServiceImplementation<typeof OwnerAp
       yield {};
       await released;
     },
-    limit({ totalMs, idleMs }) {
+    async limit({ totalMs, idleMs }) {
+      await owner.ready(); // what runs in a sandbox, and keeps it from being idle, is known only then
       owner.keeping.limit({ totalMs: Number(totalMs), idleMs: Number(idleMs) });
       return {};
     },
