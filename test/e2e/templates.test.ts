@@ -2,12 +2,15 @@
 // - the same container is started for the third time: from a template with it inside; what the key does not hold is
 //   given after the restore, and what it holds makes it a start of the first level
 // - damage to the layer of such a template is noticed; an image that it holds is kept
+// - the host's CPU has other features: another template is made, what ran goes on
 // - template ls, inspect, rm, prune, while VMs use them
 // - the kernel package is upgraded while a VM runs: two commands at once make one template, both start from it
 import assert from "node:assert/strict";
-import { appendFileSync, chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, rmSync, symlinkSync, writeSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { appendFileSync, chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, test } from "node:test";
+import { promisify } from "node:util";
 import { awaitMaker } from "../../src/host/containers/ensure-template.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import { cachedKernel } from "../../src/host/guest-image/kernel-package.ts";
@@ -18,6 +21,7 @@ import { useCasemate } from "../support/cli.ts";
 import { requires } from "../support/requires.ts";
 
 const skip = requires("root");
+const execute = promisify(execFile);
 const within = { timeoutMs: 120_000, intervalMs: 200 };
 
 interface Listed { readonly Key: string; readonly Holds: string; readonly Kernel: string; readonly SizeBytes: number }
@@ -77,6 +81,26 @@ describe("templates", { skip }, () => {
     await casemate.ok(["rm", "-f", "kept"]);
     assert.match(await casemate.ok(["rmi", "-f", "busybox"]), /Deleted: /);
     assert.equal(await holding(sleep.join(" ")), undefined, "of no use without its image");
+  });
+
+  test("the host's CPU has other features: its templates are not used, another one is made; a VM that runs goes on", async () => {
+    assert.equal(await start("former", ["--template", "guest"]), "template");
+    const known = (await list()).map(({ Key }) => Key);
+    const cpus = readFileSync("/proc/cpuinfo", "latin1");
+    const fewer = cpus.replaceAll(/^((?:flags|Features)\s*:.*) \S+$/gm, "$1");
+    assert.notEqual(fewer, cpus);
+    const shown = join(casemate.folders.data, "cpuinfo");
+    writeFileSync(shown, fewer);
+    const command = casemate.commandLine(["run", "--rm", "--network", "none", "--template", "guest", "busybox", "echo", "here"]);
+    const { stdout, stderr } = await execute("unshare", ["--mount", "--", "sh", "-c", 'mount --bind "$0" /proc/cpuinfo && exec "$@"', shown, ...command], { timeout: within.timeoutMs });
+    assert.equal(stdout, "here\n");
+    assert.match(stderr, /making a template for fast starts \(once\): /);
+    const added = async (): Promise<string[]> => (await list()).filter(({ Key }) => !known.includes(Key)).map(({ Holds }) => Holds);
+    assert.deepEqual(await added(), [""]);
+    assert.equal(await casemate.ok(["exec", "former", "echo", "here"]), "here");
+    assert.equal(await start("same", ["--template", "guest"]), "template");
+    assert.deepEqual(await added(), [""], "the CPU of before has its template still");
+    await casemate.ok(["rm", "-f", "former", "same"]);
   });
 
   test("rm and prune remove what is named; VMs that run stay", async () => {
