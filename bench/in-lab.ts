@@ -31,6 +31,7 @@ export async function benchInLab(files: readonly string[], pairs: number, onFigu
     const results = readResults(dirname(outputFile));
     machine ??= results?.machine;
     if (results === undefined) add(missing(title, problems.join("; ")));
+    else if (results.machine.accelerator !== "kvm") add(missing(title, "KVM did not boot a guest in time, so this was emulation in emulation"));
     else results.figures.forEach(add);
   };
   const lab = await runInLab({ root, folders: stateFolders(undefined), outputFolder: join(root, "test-output/lab"), files, benchPairs: pairs, timeoutMs, onResult, onProblem: (text) => console.log(`lab guest: ${text}`) });
