@@ -2,6 +2,7 @@ import { accessSync, constants, existsSync, readFileSync, statSync } from "node:
 import { release } from "node:os";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
 import { writeFileAtomic } from "../../../shared/linux/atomic-file.ts";
 import { startProcess, terminateGroup } from "../../../shared/linux/run-process.ts";
@@ -33,6 +34,8 @@ export interface ProbeOptions {
 }
 const defaultOptions: ProbeOptions = { device: "/dev/kvm", firstByteMs: 5_000, wholeMs: 60_000 };
 const marker = "casemate-probe: up";
+/** What a program has printed may come after its end; a child of it may keep the other ends open for ever. */
+const lastWordsMs = 500;
 
 /** What is booted to try an accelerator: any kernel and initramfs of ours. */
 export interface ProbePayload {
@@ -108,7 +111,11 @@ async function probe(payload: ProbePayload, options: ProbeOptions): Promise<Verd
     if (text.includes(marker)) heard.resolve({ accelerator: "kvm", reason: "kvm_works", explanation: "a guest boots under KVM" });
   });
   qemu.child.stderr?.on("data", (chunk: Buffer) => { messages = (messages + chunk.toString()).slice(-1000); });
-  void qemu.exited.then((exit) => give("kvm_failed", `QEMU ended while trying KVM (exit code ${exit.exitCode ?? exit.signal ?? "unknown"})${messages === "" ? "" : `: ${messages.trim()}`}`)); // never rejects
+  const allHeard = new Promise((resolve) => { qemu.child.once("close", resolve); });
+  void qemu.exited.then(async (exit) => { // neither rejects
+    await Promise.race([allHeard, delay(lastWordsMs)]);
+    give("kvm_failed", `QEMU ended while trying KVM (exit code ${exit.exitCode ?? exit.signal ?? "unknown"})${messages === "" ? "" : `: ${messages.trim()}`}`);
+  });
   try {
     return await heard.promise;
   } finally {
