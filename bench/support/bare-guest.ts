@@ -42,16 +42,18 @@ done
 exec 3<>$control
 echo bare-guest: ports
 while :; do
-	read -r what count <&3 || { $bb usleep 2000; continue; }
+	read -r what count file <&3 || { $bb usleep 2000; continue; }
 	case $what in
-		out) $bb dd if=/dev/zero of=$data bs=32k count=$count; echo given >&3 ;;
+		out) $bb dd if=$file of=$data bs=32k count=$count; echo given >&3 ;;
 		ping) echo pong >&3 ;;
-		in) $bb dd if=$data of=/dev/null bs=32k iflag=fullblock count=$count; echo taken >&3 ;;
+		in) $bb dd if=$data of=$file bs=32k iflag=fullblock count=$count; echo taken >&3 ;;
 	esac
 done
 `;
 
 const blockBytes = 32 * 1024;
+/** A file of the guest's root, which is a tmpfs. */
+export const storedFile = "/stored";
 const bootTimeoutMs = 60_000;
 
 /** When the guest said what, in milliseconds after QEMU was started. */
@@ -99,8 +101,8 @@ export class BareGuest implements AsyncDisposable {
     return this.#vm;
   }
 
-  /** Megabytes a second from dd in the guest to a reader here. */
-  async outMBps(bytes: number): Promise<number> {
+  /** Megabytes a second from dd in the guest, which makes them up or reads them from a file, to a reader here. */
+  async outMBps(bytes: number, file = "/dev/zero"): Promise<number> {
     const { control, data } = await this.#connect();
     let received = 0;
     const done = new Promise<void>((resolve) => {
@@ -114,19 +116,19 @@ export class BareGuest implements AsyncDisposable {
     });
     const began = performance.now();
     const given = once(control, "data");
-    control.write(`out ${bytes / blockBytes}\n`);
+    control.write(`out ${bytes / blockBytes} ${file}\n`);
     await done;
     const took = performance.now() - began;
     await given; // what arrives in the guest before dd has closed the port is dropped with it
     return bytes / 1e3 / took;
   }
 
-  /** Megabytes a second from a writer here to dd in the guest. */
-  async inMBps(bytes: number): Promise<number> {
+  /** Megabytes a second from a writer here to dd in the guest, which throws them away or writes them to a file. */
+  async inMBps(bytes: number, file = "/dev/null"): Promise<number> {
     const { control, data } = await this.#connect();
     const block = Buffer.alloc(blockBytes);
     const began = performance.now();
-    control.write(`in ${bytes / blockBytes}\n`);
+    control.write(`in ${bytes / blockBytes} ${file}\n`);
     for (let sent = 0; sent < bytes; sent += blockBytes) if (!data.write(block)) await once(data, "drain");
     await once(control, "data");
     return bytes / 1e3 / (performance.now() - began);
@@ -138,7 +140,7 @@ export class BareGuest implements AsyncDisposable {
     const data = this.#data = await open(this.#vm.paths.dataSocket);
     // QEMU drops what a guest writes to a port whose connection it has not accepted yet; once it has passed a block on, it has.
     const taken = once(control, "data");
-    control.write("in 1\n");
+    control.write("in 1 /dev/null\n");
     data.write(Buffer.alloc(blockBytes));
     await taken;
     return { control, data };
