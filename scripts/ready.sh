@@ -1,5 +1,5 @@
 #!/bin/sh
-# ready.sh PROGRAM.ts [ARGUMENT...]: sets up and builds what is missing, then runs one of the project's own programs,
+# ready.sh [--test] PROGRAM.ts [ARGUMENT...]: sets up and builds what is missing, then runs one of the project's own programs,
 # so that it works on a clean clone too.
 set -eu
 cd "$(dirname "$0")/.."

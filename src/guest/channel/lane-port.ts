@@ -1,9 +1,9 @@
-import { closeSync, constants, openSync, write } from "node:fs";
-import { promisify } from "node:util";
+import { closeSync, constants, openSync } from "node:fs";
 import { eventually } from "../../shared/base/deadline.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
 import { lanePortName } from "../../shared/channel/lane.ts";
 import { callAsync } from "../../shared/linux/libc.ts";
+import { writeAll } from "../linux/write-all.ts";
 import { PortFile } from "./port-file.ts";
 import { findPort, hasHost } from "./port.ts";
 
@@ -13,12 +13,10 @@ const lookAgainMs = 2;
 /** Taken from the port at once, while as much is written to the file. */
 const blockBytes = 1024 * 1024;
 
-const writeAsync = promisify(write);
-
 /**
- * The guest's end of a lane: a virtio-serial port that carries the bytes of one file as they are. They
- * never become values of this program: the kernel moves them in blocks of up to 4 MiB, on threads of
- * libuv's pool, while the event loop serves others. Such a thread waits as long as the host makes it wait;
+ * The guest's end of a lane: a virtio-serial port that carries the bytes of one file as they are. This
+ * program never looks at them: system calls move them, a block or more each, on threads of libuv's pool,
+ * while the event loop serves others. Such a thread waits as long as the host makes it wait;
  * when the host takes the port away, every call on it ends.
  */
 export class LanePort {
@@ -104,10 +102,6 @@ export class LanePort {
     this.#tail = moved.catch(() => { this.#over = true; });
     return moved;
   }
-}
-
-async function writeAll(file: number, bytes: Buffer, offset: number): Promise<void> {
-  for (let written = 0; written < bytes.length;) written += (await writeAsync(file, bytes, written, bytes.length - written, offset + written)).bytesWritten;
 }
 
 /** Undefined: the port, or its name, is still to come. */

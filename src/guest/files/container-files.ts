@@ -1,5 +1,5 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { closeSync, constants, fstat, ftruncate, read, watch, write } from "node:fs";
+import { closeSync, constants, fstat, ftruncate, read, watch } from "node:fs";
 import { chmod, chown, lstat, mkdir, readdir, rename, rmdir, stat, symlink, unlink, utimes } from "node:fs/promises";
 import { constants as systemConstants } from "node:os";
 import { getSystemErrorMessage, promisify } from "node:util";
@@ -8,6 +8,7 @@ import { PushQueue } from "../../shared/base/push-queue.ts";
 import { maxLanePieceBytes } from "../../shared/channel/lane.ts";
 import type { FileAttributes, FileChangeSchema, FileRequest, FileResponseSchema, MakeFolder, OpenFile, ReadFile, UseLane, WatchFileRequest, WriteFile } from "../../shared/protocol/gen/file_pb.ts";
 import { LanePort } from "../channel/lane-port.ts";
+import { writeAll } from "../linux/write-all.ts";
 import { type ContainerRoot, beneath, splitPath } from "./container-root.ts";
 import { factsAt, toFacts, type FileFactsInit } from "./file-facts.ts";
 import { FileHandles } from "./file-handles.ts";
@@ -21,7 +22,7 @@ const maxReadBytes = 1024 * 1024;
 const entriesPerList = 1000;
 const defaultFolderMode = 0o755, defaultFileMode = 0o644;
 const { O_RDONLY, O_WRONLY, O_CREAT, O_APPEND, O_NONBLOCK, O_NOCTTY, O_DIRECTORY } = constants;
-const readAsync = promisify(read), writeAsync = promisify(write), fstatAsync = promisify(fstat), ftruncateAsync = promisify(ftruncate);
+const readAsync = promisify(read), fstatAsync = promisify(fstat), ftruncateAsync = promisify(ftruncate);
 
 /** Work on the files of containers for the host. */
 export class ContainerFiles {
@@ -129,10 +130,7 @@ export class ContainerFiles {
       await requireLane(lane).receive(fd, Number(offset), laneLength);
       return { laneBytes: laneLength };
     }
-    for (let written = 0; written < bytes.length;) {
-      const { bytesWritten } = await writeAsync(fd, bytes, written, bytes.length - written, Number(offset) + written);
-      written += bytesWritten;
-    }
+    await writeAll(fd, bytes, Number(offset));
     return {};
   }
 
