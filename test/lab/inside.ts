@@ -10,7 +10,7 @@ import { VmCount } from "../../scripts/test-runner/vm-count.ts";
 import { Deadline } from "../../src/shared/base/deadline.ts";
 import { describeError } from "../../src/shared/base/errors.ts";
 import { describeExit } from "../../src/shared/linux/run-process.ts";
-import { type Crashable, type LabOrder, aliveIntervalMs, labFiles, nodeCrashed, tell } from "./report.ts";
+import { type LabOrder, aliveIntervalMs, labFiles, tell } from "./report.ts";
 
 const root = join(import.meta.dirname, "../..");
 const share = process.argv[2] ?? "";
@@ -22,14 +22,12 @@ async function main(): Promise<void> {
   adoptOrphans();
   const vms = new VmCount();
   // Here the product meets this machine for the first time: it finds KVM by itself and makes its template with it.
-  const preparation = await unlessNodeCrashes(() => prepareMachine(root).then((text) => ({ text, problems: [] }), (error: unknown) => ({ text: "", problems: [describeError(error)] })));
-  console.log(preparation.text);
-  for (const problem of preparation.problems) tell(share, { type: "problem", text: `prepare the machine: ${problem}` });
+  await prepareMachine(root).then(console.log, (error: unknown) => tell(share, { type: "problem", text: `prepare the machine: ${describeError(error)}` }));
   for (const file of order.files) {
     const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
-    const where = () => ({ root, title: `${file}, in the lab guest`, outputFolder, timeoutMs: deadline.remainingMs });
-    const run = () => (file.endsWith(".bench.ts") ? runBench(where(), file, order.benchPairs) : runTestFiles({ ...where(), files: [file] }));
-    tell(share, { type: "result", file, result: await unlessNodeCrashes(run) });
+    const run = { root, title: `${file}, in the lab guest`, outputFolder, timeoutMs: deadline.remainingMs };
+    const result = await (file.endsWith(".bench.ts") ? runBench(run, file, order.benchPairs) : runTestFiles({ ...run, files: [file] }));
+    tell(share, { type: "result", file, result });
   }
   vms.stop();
   clearInterval(alive);
@@ -43,15 +41,6 @@ function runBench(run: ProgramRun, file: string, pairs: number): Promise<FileRes
     const results = readResults(run.outputFolder);
     return results === undefined ? [`the bench ended before its figures: ${describeExit(exit)}`] : results.figures.flatMap(({ error }) => error ?? []);
   });
-}
-
-/** Runs something again when Node crashed at its start: the emulator's fault (docs/lab-guest.md). Later, it may have left things behind, and only a new guest helps. */
-async function unlessNodeCrashes<Result extends Crashable>(run: () => Promise<Result>): Promise<Result> {
-  for (let triesLeft = 4; ; triesLeft--) {
-    const result = await run();
-    if (triesLeft === 0 || !nodeCrashed(result) || (result.outcomes ?? []).length > 0) return result;
-    console.log(`Node crashed: ${result.problems.join("; ")}`);
-  }
 }
 
 await main();

@@ -6,6 +6,7 @@ import { type UnpackedKernel, ensureKernel } from "../../src/host/guest-image/ke
 import { findProgram } from "../../src/host/guest-image/root-files.ts";
 import { isRootful, type StateFolders } from "../../src/host/store/paths.ts";
 import { type ManagedProcess, startProcess } from "../../src/shared/linux/run-process.ts";
+import { ensureLabQemu } from "./lab-qemu.ts";
 
 /** Where a lab guest works. Paths are the same on the host and in the guest. */
 export interface LabPlace {
@@ -36,6 +37,7 @@ export function labObstacle(): string | undefined {
  */
 export async function startLabGuest(place: LabPlace): Promise<ManagedProcess> {
   const kernel = await ensureKernel(place.folders, () => undefined);
+  const qemu = await ensureLabQemu(place.folders);
   const file = (name: string): string => join(place.share, name);
   writeFileSync(file("initramfs.cpio"), makeInitramfs(place, kernel));
   writeFileSync(file("start.log"), "");
@@ -46,7 +48,7 @@ export async function startLabGuest(place: LabPlace): Promise<ManagedProcess> {
     "-device", `virtio-9p-pci,fsdev=${id},mount_tag=${id}`,
   ];
   return startProcess("setpriv", [
-    "--pdeathsig", "KILL", "--", "qemu-system-x86_64",
+    "--pdeathsig", "KILL", "--", qemu.program, ...qemu.args,
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "casemate-lab",
     // 5-level page tables cost time and nested ones do not go with them.
     "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,svm=on,npt=on,la57=off",

@@ -31,17 +31,6 @@ export function labFiles(share: string) {
   return { order: join(share, "order.json"), report: join(share, "report.jsonl"), console: join(share, "console.log"), startLog: join(share, "start.log") };
 }
 
-/** What tells a crash of Node: how it failed, and the tests that were through by then. */
-export interface Crashable {
-  readonly problems: readonly string[];
-  readonly outcomes?: FileResult["outcomes"];
-}
-
-/** The emulator now and then makes a Node in the guest stop itself or jump to nowhere (docs/lab-guest.md): no test's fault. */
-export function nodeCrashed({ problems, outcomes = [] }: Crashable): boolean {
-  return outcomes.every(({ outcome }) => outcome === "passed") && problems.some((text) => / ended by SIG(TRAP|ILL|SEGV|BUS|ABRT)\b/.test(text));
-}
-
 /** Guest: says something. */
 export function tell(share: string, line: LabLine): void {
   appendFileSync(labFiles(share).report, `${JSON.stringify(line)}\n`);

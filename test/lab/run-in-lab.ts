@@ -7,7 +7,7 @@ import { Deadline, eventually } from "../../src/shared/base/deadline.ts";
 import { flockExclusive } from "../../src/shared/linux/flock.ts";
 import { terminateGroup } from "../../src/shared/linux/run-process.ts";
 import { startLabGuest } from "./lab-guest.ts";
-import { type LabLine, type LabOrder, labFiles, nodeCrashed, readReport } from "./report.ts";
+import { type LabLine, type LabOrder, labFiles, readReport } from "./report.ts";
 
 /** Which test files or benches to run in a lab guest. */
 export interface LabRun {
@@ -82,10 +82,6 @@ async function bootUntilDone(run: LabRun, deadline: Deadline): Promise<LabSummar
     const { failure, end } = await bootOnce(run, order, deadline, (line) => {
       if (line.type === "problem") run.onProblem(line.text);
       if (line.type !== "result") return;
-      if (boots < maxBoots && nodeCrashed(line.result)) {
-        failures.push(`${line.result.title}: ${line.result.problems.join("; ")}`);
-        return;
-      }
       left.delete(line.file);
       run.onResult(line.result);
     });

@@ -31,7 +31,7 @@ ip address add 192.0.2.2/24 dev uplink && ip route add default via 192.0.2.1
 # The commands keep compiled code beside the program, as on a machine where it can be written.
 mount -t tmpfs compiled "$root/dist/.compile-cache"
 
-# Types are stripped once: it is what crashes Node here (docs/lab-guest.md).
+# Types are stripped once, not by every process: all is slow here.
 export NODE_COMPILE_CACHE=/tmp/node-compile-cache
 CI=true "$node" "$root/test/lab/inside.ts" "$share"
 dmesg >"$share/dmesg.log"
