@@ -113,7 +113,11 @@ export class SandboxFiles {
    * const bytes = await sandbox.files.readBytes("/bin/busybox", { timeoutMs: 10_000 });
    */
   async readBytes(path: string, options: CallOptions = {}): Promise<Buffer> {
-    return this.#work("read file", path, options, async (files) => Buffer.concat(await collect(files.read(path))));
+    return this.#work("read file", path, options, async (files) => {
+      const pieces = await collect(files.read(path, { whole: true }));
+      const [only] = pieces;
+      return only !== undefined && pieces.length === 1 ? Buffer.from(only.buffer, only.byteOffset, only.length) : Buffer.concat(pieces);
+    });
   }
 
   /**

@@ -50,11 +50,11 @@ export class ContainerFileClient {
     }
   }
 
-  /** The content of a regular file, in pieces. */
-  async *read(path: ContainerPath): AsyncGenerator<Uint8Array> {
+  /** The content of a regular file, in pieces; `whole`: in few large ones. */
+  async *read(path: ContainerPath, options: { readonly whole?: boolean } = {}): AsyncGenerator<Uint8Array> {
     const { handle, facts } = await this.perform(path, { case: "open", value: {} });
     try {
-      yield* readOpenFile(this.#openFile(path, handle), Number(facts?.sizeBytes ?? 0n));
+      yield* readOpenFile(this.#openFile(path, handle), Number(facts?.sizeBytes ?? 0n), options);
     } finally {
       await this.#close(path, handle);
     }

@@ -41,6 +41,8 @@ class GuestDouble implements AsyncDisposable, OpenFileCalls {
   content: Buffer;
   byLane = 0;
   byMessages = 0;
+  /** Asked for by a lane. */
+  pieces = 0;
   lanesOpen = 0;
   readonly #behaviour: Behaviour;
   readonly #room = Buffer.alloc(32 * mebibyte);
@@ -59,6 +61,7 @@ class GuestDouble implements AsyncDisposable, OpenFileCalls {
   readonly perform = async (init: FileOperation): Promise<FileResponse> => {
     const { operation } = create(FileRequestSchema, { operation: init });
     if (operation.case === "useLane") return create(FileResponseSchema);
+    if (operation.case === "write" && operation.value.laneLength > 0 || operation.case === "read" && operation.value.byLane) this.pieces++;
     if (operation.case === "write" && operation.value.laneLength > 0) return this.#inTurn(() => this.#receive(Number(operation.value.offset), operation.value.laneLength));
     if (operation.case === "read" && operation.value.byLane) return this.#inTurn(() => this.#send(Number(operation.value.offset), operation.value.length));
     if (operation.case === "write") {
@@ -72,9 +75,9 @@ class GuestDouble implements AsyncDisposable, OpenFileCalls {
     return create(FileResponseSchema, { bytes });
   };
 
-  async read(sizeBytes = this.content.length): Promise<Buffer> {
+  async read(sizeBytes = this.content.length, options: { readonly whole?: boolean } = {}): Promise<Buffer> {
     const chunks: Uint8Array[] = [];
-    for await (const chunk of readOpenFile(this, sizeBytes)) chunks.push(chunk);
+    for await (const chunk of readOpenFile(this, sizeBytes, options)) chunks.push(chunk);
     return Buffer.concat(chunks);
   }
 
@@ -173,10 +176,24 @@ test("a large file goes by a lane both ways, a small one and what is appended by
 });
 
 test("what the guest says of a file's size decides how it is read, not what", async () => {
-  for (const [bytes, said] of [[5 * mebibyte, 0], [10, 2 ** 52], [0, 100 * mebibyte], [4 * mebibyte, mebibyte]] as const) {
+  for (const [bytes, said] of [[5 * mebibyte, 0], [10, 2 ** 52], [0, 100 * mebibyte], [4 * mebibyte, mebibyte], [9 * mebibyte, 5 * mebibyte]] as const) {
     const content = randomBytes(bytes);
-    await using guest = new GuestDouble(content);
-    assert.ok((await guest.read(said)).equals(content));
+    for (const whole of [false, true]) {
+      await using guest = new GuestDouble(content);
+      assert.ok((await guest.read(said, { whole })).equals(content), `${bytes} bytes, said to be ${said}`);
+    }
+  }
+});
+
+test("what is in memory as a whole goes and comes in one piece, a stream in pieces of 4 MiB", async () => {
+  const content = randomBytes(13 * mebibyte);
+  const inChunks = Array.from({ length: 13 }, (_, index) => content.subarray(index * mebibyte, (index + 1) * mebibyte));
+  for (const [chunks, whole, written, read] of [[[content], true, 1, 1], [inChunks, false, 4, 4]] as const) {
+    await using guest = new GuestDouble(Buffer.alloc(0));
+    await writeOpenFile(guest, chunks, { append: false });
+    assert.equal(guest.pieces, written);
+    assert.ok((await guest.read(content.length, { whole })).equals(content));
+    assert.equal(guest.pieces, written + read);
   }
 });
 

@@ -11,7 +11,9 @@ const messageBytes = 512 * 1024;
 const messagesAhead = 3;
 /** From this much on a file's bytes go by a lane: plugging one costs as much as 1 MiB of messages does. */
 const laneFromBytes = 1024 * 1024;
-/** Pieces by a lane under way at once, and so the memory a transfer needs. */
+/** Bytes of a piece by a lane that have to be gathered, or are given on before the rest has come. */
+const streamPieceBytes = 4 * 1024 * 1024;
+/** Pieces by a lane under way at once, and so the memory a stream needs. */
 const lanePiecesAhead = 2;
 
 /** How work is done on one open file. */
@@ -31,13 +33,16 @@ interface Piece {
 
 /**
  * The content of an open file. `sizeBytes` is what is known of its size, and decides only how its bytes
- * come: those of a large one by a lane, as long as one is to be had, the others in messages.
+ * come: those of a large one by a lane, as long as one is to be had, the others in messages. `whole`:
+ * in as few pieces as can be, for those who keep all of it.
  */
-export async function* readOpenFile(file: OpenFileCalls, sizeBytes: number): AsyncGenerator<Uint8Array> {
+export async function* readOpenFile(file: OpenFileCalls, sizeBytes: number, { whole = false } = {}): AsyncGenerator<Uint8Array> {
   const lanes = new Lanes(file);
+  // One more byte than there is: the answer tells that this was the end.
+  const pieceBytes = whole ? Math.min(Math.max(sizeBytes + 1, streamPieceBytes), maxLanePieceBytes) : streamPieceBytes;
   for (let offset: number | undefined = 0; offset !== undefined;) {
     const lane: Lane | undefined = sizeBytes - offset >= laneFromBytes ? await lanes.get() : undefined;
-    offset = yield* lane === undefined ? readByMessages(file, offset, lanes.hopeless ? Infinity : maxLanePieceBytes) : readByLane(file, offset, lane);
+    offset = yield* lane === undefined ? readByMessages(file, offset, lanes.hopeless ? Infinity : streamPieceBytes) : readByLane(file, offset, lane, { sizeBytes, pieceBytes });
   }
 }
 
@@ -45,13 +50,22 @@ export async function* readOpenFile(file: OpenFileCalls, sizeBytes: number): Asy
 export async function writeOpenFile(file: OpenFileCalls, content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, { append }: { readonly append: boolean }): Promise<void> {
   const lanes = new Lanes(file);
   const messages = new MessageWriter(file), byLane = new LaneWriter(file);
-  try {
-    for await (const piece of inPieces(content, append ? messageBytes : maxLanePieceBytes)) {
-      const lane = piece.length >= laneFromBytes && !append ? await lanes.get() : undefined;
-      const left = lane === undefined ? [...await byLane.settle(), piece] : await byLane.write(lane, piece);
-      for (const one of left) await messages.write(one);
+  const send = async (piece: Piece): Promise<void> => {
+    const lane = piece.length >= laneFromBytes && !append ? await lanes.get() : undefined;
+    await sendAnotherWay(lane === undefined ? [...await byLane.settle(), piece] : await byLane.write(lane, piece));
+  };
+  // A part of each in messages, so that something moves whatever becomes of lanes; then one is asked for again.
+  const sendAnotherWay = async (pieces: readonly Piece[]): Promise<void> => {
+    for (const piece of pieces) {
+      for await (const part of inPieces(piece.chunks, { least: streamPieceBytes, most: streamPieceBytes })) {
+        const moved = { ...part, offset: piece.offset + part.offset };
+        await (part.offset === 0 ? messages.write(moved) : send(moved));
+      }
     }
-    for (const one of await byLane.settle()) await messages.write(one);
+  };
+  try {
+    for await (const piece of inPieces(content, append ? { least: messageBytes, most: messageBytes } : { least: streamPieceBytes, most: maxLanePieceBytes })) await send(piece);
+    for (let left = await byLane.settle(); left.length > 0; left = await byLane.settle()) await sendAnotherWay(left);
     await messages.settle();
   } finally {
     await Promise.all([lanes.close(), messages.abandoned()]);
@@ -78,21 +92,22 @@ async function* readByMessages({ handle, perform }: OpenFileCalls, from: number,
 }
 
 /** As {@link readByMessages}, until the lane is lost. */
-async function* readByLane({ handle, signal, perform }: OpenFileCalls, from: number, lane: Lane): AsyncGenerator<Uint8Array, number | undefined> {
+async function* readByLane({ handle, signal, perform }: OpenFileCalls, from: number, lane: Lane, { sizeBytes, pieceBytes }: { readonly sizeBytes: number; readonly pieceBytes: number }): AsyncGenerator<Uint8Array, number | undefined> {
   const answers: Promise<FileResponse>[] = [];
   let asked = from, taken = from;
   try {
     for (;;) {
-      for (; answers.length < lanePiecesAhead; asked += maxLanePieceBytes) {
-        lane.expect(maxLanePieceBytes);
-        answers.push(observed(perform({ case: "read", value: { handle, offset: BigInt(asked), length: maxLanePieceBytes, byLane: true } })));
+      // Nothing is expected beyond the end, unless the file has grown.
+      for (; answers.length === 0 || (answers.length < lanePiecesAhead && asked < sizeBytes); asked += pieceBytes) {
+        lane.expect(pieceBytes);
+        answers.push(observed(perform({ case: "read", value: { handle, offset: BigInt(asked), length: pieceBytes, byLane: true } })));
       }
       const { laneBytes } = await answers.shift() as FileResponse; // filled above
-      if (laneBytes > maxLanePieceBytes) throw wrongCount(laneBytes, maxLanePieceBytes);
+      if (laneBytes > pieceBytes) throw wrongCount(laneBytes, pieceBytes);
       const bytes = await lane.take(laneBytes, { signal });
       if (bytes.length > 0) yield bytes;
       taken += laneBytes;
-      if (laneBytes < maxLanePieceBytes) return undefined;
+      if (laneBytes < pieceBytes) return undefined;
     }
   } catch (error) {
     if (isLaneLost(error)) return taken;
@@ -189,7 +204,7 @@ class MessageWriter {
   }
 
   async write({ chunks, offset }: Piece): Promise<void> {
-    for await (const part of inPieces(chunks, messageBytes)) {
+    for await (const part of inPieces(chunks, { least: messageBytes, most: messageBytes })) {
       if (this.#answers.length >= messagesAhead) await this.#answers.shift();
       const bytes = part.chunks.length === 1 ? part.chunks[0] : Buffer.concat(part.chunks);
       this.#answers.push(observed(this.#file.perform({ case: "write", value: { handle: this.#file.handle, offset: BigInt(offset + part.offset), ...(bytes !== undefined && { bytes }) } })));
@@ -206,17 +221,17 @@ class MessageWriter {
   }
 }
 
-/** The same bytes in pieces of full length, but for the last. */
-async function* inPieces(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, pieceBytes: number): AsyncGenerator<Piece> {
+/** The same bytes in pieces of the least length, but for the last; what is in memory together is cut only at the most. */
+async function* inPieces(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, { least, most }: { readonly least: number; readonly most: number }): AsyncGenerator<Piece> {
   let chunks: Uint8Array[] = [];
   let length = 0, offset = 0;
   for await (const chunk of content) {
     for (let at = 0; at < chunk.length;) {
-      const part = chunk.subarray(at, at + pieceBytes - length);
+      const part = chunk.subarray(at, at + (length === 0 ? most : least - length));
       chunks.push(part);
       length += part.length;
       at += part.length;
-      if (length < pieceBytes) continue;
+      if (length < least) continue;
       yield { chunks, offset, length };
       offset += length;
       chunks = [];
