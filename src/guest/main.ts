@@ -61,7 +61,7 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   const events = new EventLog();
   const storages = new Storages();
   const sandboxFiles = new SandboxFiles();
-  sandboxFiles.write();
+  sandboxFiles.make();
   sandboxFiles.mountBootId();
   const crun = new Crun({ file: "crun", root: paths.crun, reaper });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });

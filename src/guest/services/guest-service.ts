@@ -88,7 +88,6 @@ function refresh({ containers, sandboxFiles }: Guest, { sandboxId, hostname, mac
   containers.rename(containerIds);
   // Last: whoever watches it may use everything above.
   sandboxFiles.nextGeneration();
-  containers.shareMemory();
   return { unixNanos: readClock() };
 }
 

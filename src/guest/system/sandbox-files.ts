@@ -12,10 +12,8 @@ const loopbackHosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-lo
 export class SandboxFiles {
   #hostname = "casemate";
   #addresses: readonly string[] = [];
-  #dns: readonly string[] = [];
   #sandboxId = "";
   #generation = 0;
-  #bootId = newUuid();
 
   /** Empty in a template. */
   get sandboxId(): string { return this.#sandboxId; }
@@ -28,19 +26,19 @@ export class SandboxFiles {
     if (hostname === "") return;
     this.#hostname = hostname;
     writeFileSync("/proc/sys/kernel/hostname", hostname);
-    this.write();
+    this.#file("hostname", `${hostname}\n`);
+    this.#writeHosts();
   }
 
   /** IP addresses of the guest, which its name stands for. */
   setAddresses(addresses: readonly string[]): void {
     this.#addresses = addresses;
-    this.write();
+    this.#writeHosts();
   }
 
   /** Lines of resolv.conf(5). */
   setDns(lines: readonly string[]): void {
-    this.#dns = lines;
-    this.write();
+    this.#file("resolv.conf", resolvConf(lines));
   }
 
   /** machine-id(5). */
@@ -50,8 +48,7 @@ export class SandboxFiles {
 
   /** Draws another boot id; after the kernel has got new randomness. */
   newBootId(): void {
-    this.#bootId = newUuid();
-    this.#overwrite("boot-id", `${this.#bootId}\n`);
+    this.#overwrite("boot-id", `${newUuid()}\n`);
   }
 
   /** Shows our boot id in the guest itself. Containers have that mount bound into their own /proc: read-only from the start, because crun copies it once more before it would make it so. */
@@ -68,14 +65,18 @@ export class SandboxFiles {
     this.#overwrite("generation", `${this.#generation}\n`);
   }
 
-  /** Written in place: a container has them bind-mounted. */
-  write(): void {
+  /** Makes all of them. Later each is written in place: a container has them bind-mounted. */
+  make(): void {
     mkdirSync(paths.sandboxFiles, { recursive: true });
     this.#file("hostname", `${this.#hostname}\n`);
-    this.#file("hosts", hostsFile(this.#hostname, this.#addresses));
-    this.#file("resolv.conf", resolvConf(this.#dns));
+    this.#writeHosts();
+    this.setDns([]);
     this.#overwrite("generation", `${this.#generation}\n`);
-    this.#overwrite("boot-id", `${this.#bootId}\n`);
+    this.newBootId();
+  }
+
+  #writeHosts(): void {
+    this.#file("hosts", hostsFile(this.#hostname, this.#addresses));
   }
 
   /** For content that never gets shorter: a file that is empty for a moment would kill who has mapped it. */
