@@ -1,9 +1,11 @@
 import { OperationQueue } from "../../shared/base/operation-queue.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { RunnableSpec } from "../../shared/oci/runtime-spec.ts";
+import type { ExecRequest } from "../../shared/protocol/gen/casemate_pb.ts";
 import { paths } from "../paths.ts";
 import { containerCgroup } from "./container-spec.ts";
 import type { GuestProcess } from "./guest-process.ts";
+import type { SpareExec } from "./spare-exec.ts";
 
 /** How a container is called. */
 export interface ContainerName {
@@ -35,12 +37,14 @@ export class Container {
   memoryLimited: boolean;
   /** What creation took: storages, bundle, cgroup, OOM watch. Runs in reverse on removal. */
   readonly teardown: UndoStack;
+  readonly #spare: SpareExec | undefined;
 
-  constructor(name: ContainerName, spec: RunnableSpec, init: GuestProcess, teardown: UndoStack) {
+  constructor(name: ContainerName, spec: RunnableSpec, init: GuestProcess, teardown: UndoStack, spare: SpareExec | undefined) {
     this.name = name;
     this.spec = spec;
     this.init = init;
     this.teardown = teardown;
+    this.#spare = spare;
     this.memoryLimited = (spec.linux?.resources?.memory?.limit ?? 0) > 0;
   }
 
@@ -52,6 +56,16 @@ export class Container {
     if (this.init.reaped) return "stopped";
     if (this.paused) return "paused";
     return this.started ? "running" : "created";
+  }
+
+  /** The spare exec, which has got the process, if it is for one of this kind. */
+  takeSpare(request: ExecRequest, processJson: string): SpareExec | undefined {
+    return this.#spare?.take(request, processJson) === true ? this.#spare : undefined;
+  }
+
+  /** The cgroup of an exec that has one of its own. */
+  execCgroup(execId: string): string {
+    return this.#spare?.usedBy === execId ? this.#spare.cgroup : `${this.cgroup}/exec-${execId}`;
   }
 
   get processes(): GuestProcess[] {

@@ -19,6 +19,7 @@ import { containerCgroup, liesOnMount, parseProcess, parseSpec, prepareProcess, 
 import type { Crun } from "./crun.ts";
 import { GuestProcess } from "./guest-process.ts";
 import { ProcessStdio } from "./process-stdio.ts";
+import { SpareExec, spareName } from "./spare-exec.ts";
 import type { StdioPort } from "./stdio-port.ts";
 import { lookUpUser } from "./user.ts";
 import { startVmProcess } from "./vm-process.ts";
@@ -34,6 +35,8 @@ export interface ContainersContext {
   readonly events: EventLog;
   readonly storages: Storages;
   readonly stdioPort: StdioPort;
+  /** True while the guest is nobody's: then it is made to be saved. */
+  readonly inTemplate: () => boolean;
 }
 
 /** All containers of the guest and the processes in the guest itself. */
@@ -119,7 +122,7 @@ export class Containers {
 
   /** SIGKILL to an exec that has a cgroup of its own, and to everything it has started. One that has ended, with all it started, is no error. */
   killTree(containerId: string, execId: string): void {
-    killCgroup(execCgroup(this.container(containerId), requireId("exec", execId)));
+    killCgroup(this.container(containerId).execCgroup(requireId("exec", execId)));
   }
 
   async wait(containerId: string, execId: string): Promise<Exit> {
@@ -243,7 +246,9 @@ export class Containers {
     const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
     undo.add("OOM watch", watchOom(name, cgroup, this.#context.events));
-    return new Container(name, spec, init, undo.move());
+    const spare = this.#context.inTemplate() ? await SpareExec.make({ name, cgroup }, this.#context.crun, this.#context.stdioPort) : undefined;
+    if (spare !== undefined) undo.add("spare exec", () => spare.drop());
+    return new Container(name, spec, init, undo.move(), spare);
   }
 
   async #exec(container: Container, request: ExecRequest): Promise<GuestProcess> {
@@ -252,15 +257,19 @@ export class Containers {
     // The root as the container's processes see it, with everything mounted in it.
     const user = await timePart("look up user", () => lookUpUser(request.user, `/proc/${container.init.pid}/root`));
     const process = prepareProcess(parseProcess(request.processJson), request.stdio, user);
-    const file = bundleFile(madeAs, `exec-${execId}.json`);
-    writeFileSync(file, JSON.stringify(withContainerDefaults(process, container.spec))); // at once: see Crun
-    const cgroup = request.ownCgroup ? makeCgroup(execCgroup(container, execId)) : undefined;
-    const origin = { container: container.name, execId, cgroup: container.cgroup, logFile: bundleFile(madeAs, `exec-${execId}.log`) };
+    const json = JSON.stringify(withContainerDefaults(process, container.spec));
+    const spare = container.takeSpare(request, json);
+    const base = spare === undefined ? `exec-${execId}` : spareName;
+    const file = bundleFile(madeAs, `${base}.json`);
+    if (spare === undefined) writeFileSync(file, json); // at once: see Crun
+    const cgroup = request.ownCgroup ? spare?.cgroup ?? makeCgroup(container.execCgroup(execId)) : undefined;
+    const origin = { container: container.name, execId, cgroup: container.cgroup, logFile: bundleFile(madeAs, `${base}.log`) };
     const removeFiles = (): void => {
-      for (const path of [file, origin.logFile, bundleFile(madeAs, `exec-${execId}.pid`)]) rmSync(path, { force: true });
+      for (const path of [file, origin.logFile, bundleFile(madeAs, `${base}.pid`)]) rmSync(path, { force: true });
     };
     try {
-      const started = await this.#startByCrun(origin, process, request.stdio, (files) => this.#context.crun.exec(madeAs, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
+      const started = spare !== undefined ? await this.#take(origin, spare.stdio, () => spare.crun.finish(process.args[0] ?? ""))
+        : await this.#startByCrun(origin, process, request.stdio, (files) => this.#context.crun.exec(madeAs, file, { ...files, cgroup: cgroup?.slice(container.cgroup.length) }));
       void started.ended.then(removeFiles); // rm with force fails only if the tmpfs does
       if (cgroup !== undefined) void started.ended.then(() => removeIfEmpty(cgroup));
       return started;
@@ -273,19 +282,24 @@ export class Containers {
 
   /** Prepares stdio, lets crun start a process and takes over what crun leaves: pid, terminal, exit. */
   async #startByCrun(origin: GuestProcess["origin"] & { readonly logFile: string }, { args }: OciProcess, stdio: Stdio | undefined, start: (files: Parameters<Crun["create"]>[2]) => Promise<number>): Promise<GuestProcess> {
-    const { reaper, events, stdioPort } = this.#context;
     const base = bundleFile(origin.container?.madeAs ?? "", origin.execId === "" ? "init" : `exec-${origin.execId}`);
     const console = stdio?.terminal ? ConsoleSocket.open(`${base}.sock`) : undefined;
-    const processStdio = ProcessStdio.prepare(stdio, stdioPort, console);
+    const processStdio = ProcessStdio.prepare(stdio, this.#context.stdioPort, console);
+    return this.#take(origin, processStdio, () => start({ program: args[0] ?? "", stdio: processStdio.childStdio, consoleSocketPath: console?.path, pidFile: `${base}.pid`, logFile: origin.logFile }));
+  }
+
+  /** Takes over a process that is being started, with its stdio. */
+  async #take(origin: GuestProcess["origin"], stdio: ProcessStdio, start: () => Promise<number>): Promise<GuestProcess> {
+    const { reaper, events } = this.#context;
     try {
       return await reaper.whileStarting(async () => {
         const oomKillsBefore = oomKillCount(origin.cgroup);
-        const pid = await start({ program: args[0] ?? "", stdio: processStdio.childStdio, consoleSocketPath: console?.path, pidFile: `${base}.pid`, logFile: origin.logFile });
-        processStdio.connect();
-        return new GuestProcess(origin, pid, processStdio, reaper.claim(pid), events, oomKillsBefore);
+        const pid = await start();
+        stdio.connect();
+        return new GuestProcess(origin, pid, stdio, reaper.claim(pid), events, oomKillsBefore);
       });
     } catch (error) {
-      processStdio.abandon();
+      stdio.abandon();
       throw error;
     }
   }
@@ -316,11 +330,6 @@ export class Containers {
 function limitsMemory(resources: OciResources | undefined): boolean | undefined {
   const limit = resources?.memory?.limit;
   return limit === undefined ? undefined : limit > 0;
-}
-
-/** The cgroup of an exec that has one of its own. */
-function execCgroup(container: Container, execId: string): string {
-  return `${container.cgroup}/exec-${execId}`;
 }
 
 /** What an exec left running keeps its cgroup, which goes with the container. */

@@ -29,6 +29,26 @@ export interface StartFiles {
   readonly logFile: string;
 }
 
+/** How crun starts a further process. */
+export interface ExecFiles extends Omit<StartFiles, "program"> {
+  /** Below the container's. */
+  readonly cgroup?: string | undefined;
+}
+
+/** A crun that waits for the process object of an exec. */
+export interface WaitingExec {
+  readonly pid: number;
+  /** After it has got the object, of a process that runs this program. Returns the process's pid. */
+  readonly finish: (program: string) => Promise<number>;
+  readonly kill: () => Promise<void>;
+}
+
+/** A crun that runs. */
+interface Launched {
+  readonly pid: number;
+  readonly ended: Promise<ProcessStatus>;
+}
+
 /** Where crun is and keeps its state. */
 export interface CrunOptions {
   readonly file: string;
@@ -57,11 +77,25 @@ export class Crun {
   }
 
   /** Starts a further process from an OCI `process` object in a file, in a cgroup below the container's if one is named. Returns its pid. */
-  async exec(containerId: string, processFile: string, files: StartFiles & { readonly cgroup?: string | undefined }): Promise<number> {
-    await this.#run(`exec "${files.program}" in container ${shown(containerId)}`, files.logFile, files.stdio, [
-      "exec", "--detach", "--process", processFile, ...(files.cgroup === undefined ? [] : ["--cgroup", files.cgroup]), ...startArgs(files), containerId,
-    ]);
+  async exec(containerId: string, processFile: string, files: ExecFiles & Pick<StartFiles, "program">): Promise<number> {
+    await this.#run(execStep(containerId, files.program), files.logFile, files.stdio, execArgs(containerId, processFile, files));
     return readPidFile(files.pidFile);
+  }
+
+  /** As {@link exec}, of a process that is not known yet: crun comes as far as opening the file, a FIFO, for which it waits. */
+  execLater(containerId: string, processFifo: string, files: ExecFiles): WaitingExec {
+    const launched = this.#launch(execStep(containerId, ""), files.logFile, files.stdio, execArgs(containerId, processFifo, files));
+    return {
+      pid: launched.pid,
+      finish: async (program) => {
+        await timePart("crun exec", () => finish(execStep(containerId, program), files.logFile, launched));
+        return readPidFile(files.pidFile);
+      },
+      kill: async () => {
+        process.kill(launched.pid, "SIGKILL"); // ours to wait for, so the pid is still its own
+        await launched.ended;
+      },
+    };
   }
 
   /**
@@ -92,14 +126,13 @@ export class Crun {
   }
 
   async #run(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Promise<void> {
-    await timePart(`crun ${command[0] ?? ""}`, () => this.#runTimed(step, logFile, stdio, command));
+    await timePart(`crun ${command[0] ?? ""}`, () => finish(step, logFile, this.#launch(step, logFile, stdio, command)));
   }
 
-  async #runTimed(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Promise<void> {
+  #launch(step: string, logFile: string, stdio: ChildStdio, command: readonly string[]): Launched {
     rmSync(logFile, { force: true });
     const pid = spawnUnprotected(() => this.#spawn(step, ["--log", logFile, ...command], stdio));
-    const status = await endOf(pid, this.#options.reaper.claim(pid), step);
-    if (status.exitStatus !== 0) throw crunFailure(step, readLog(logFile));
+    return { pid, ended: this.#options.reaper.claim(pid) };
   }
 
   #spawn(step: string, args: readonly string[], stdio: ChildStdio): number {
@@ -119,7 +152,7 @@ function shown(containerId: string): string {
 
 const noStdio: ChildStdio = ["ignore", "ignore", "ignore"];
 
-function startArgs({ consoleSocketPath, pidFile }: StartFiles): string[] {
+function startArgs({ consoleSocketPath, pidFile }: ExecFiles): string[] {
   return ["--pid-file", pidFile, ...(consoleSocketPath === undefined ? [] : ["--console-socket", consoleSocketPath])];
 }
 
@@ -139,7 +172,20 @@ function releaseProcess(fifo: string): boolean {
   }
 }
 
-async function endOf(pid: number, ended: Promise<ProcessStatus>, step: string): Promise<ProcessStatus> {
+function execStep(containerId: string, program: string): string {
+  return `exec "${program}" in container ${shown(containerId)}`;
+}
+
+function execArgs(containerId: string, processFile: string, files: ExecFiles): string[] {
+  return ["exec", "--detach", "--process", processFile, ...(files.cgroup === undefined ? [] : ["--cgroup", files.cgroup]), ...startArgs(files), containerId];
+}
+
+async function finish(step: string, logFile: string, launched: Launched): Promise<void> {
+  const status = await endOf(launched, step);
+  if (status.exitStatus !== 0) throw crunFailure(step, readLog(logFile));
+}
+
+async function endOf({ pid, ended }: Launched, step: string): Promise<ProcessStatus> {
   try {
     return await orAbandon(ended, step, { timeoutMs: crunTimeoutMs });
   } catch (error) {

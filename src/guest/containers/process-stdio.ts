@@ -17,7 +17,7 @@ export interface OutputTotals {
 
 /** Stdio of one process: made before it starts, connected to the data port when it has. */
 export class ProcessStdio {
-  readonly #stdio: Stdio | undefined;
+  #stdio: Stdio | undefined;
   readonly #port: StdioPort;
   readonly #source: TerminalSource | undefined;
   /** The process's ends of the pipes; ours to close once it has them. */
@@ -35,9 +35,14 @@ export class ProcessStdio {
     this.childStdio = stdio === undefined || stdio.terminal ? ["ignore", "ignore", "ignore"] : this.#makePipes(stdio.stdin);
   }
 
-  /** Without `stdio` the process gets /dev/null; `source` only with a terminal. */
+  /** Without `stdio` the process gets /dev/null; `source` only with a terminal. Pipes may be made before their process is known: see {@link belongTo}. */
   static prepare(stdio: Stdio | undefined, port: StdioPort, source: TerminalSource | undefined): ProcessStdio {
     return new ProcessStdio(stdio, port, source);
+  }
+
+  /** Whose pipes these are. */
+  belongTo(stdio: Stdio): void {
+    this.#stdio = stdio;
   }
 
   get hasTerminal(): boolean { return this.#stdio?.terminal ?? false; }

@@ -164,7 +164,7 @@ async function warmUp(sandbox: Sandbox, folders: StateFolders, folder: string): 
   await sandbox.startContainer(containerId, wait);
   for (let round = 0; round < execRounds; round++) {
     const execId = `warm-up-${round}`;
-    const exec = sandbox.registerExec({ containerId, execId, process: processOf(["true"]), user: "", io, terminalSize: undefined, autoRemove: true });
+    const exec = sandbox.registerExec({ containerId, execId, process: processOf(["true"]), user: "", io, terminalSize: undefined, autoRemove: true, ownCgroup: round === 0 });
     await sandbox.startExec(containerId, execId, wait);
     const { exitStatus } = await exec.wait(wait);
     if (exitStatus !== 0) throw new RuntimeError("internal", `warm up: exit status ${exitStatus}`);
