@@ -64,7 +64,7 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   sandboxFiles.make();
   sandboxFiles.mountBootId();
   const crun = new Crun({ file: "crun", root: paths.crun, reaper });
-  const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux), inTemplate: () => sandboxFiles.sandboxId === "" });
+  const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
   const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));
   return { containers, files, storages, events, sandboxFiles, calls: new CallsUnderWay(), log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
 }

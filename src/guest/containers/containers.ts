@@ -35,8 +35,6 @@ export interface ContainersContext {
   readonly events: EventLog;
   readonly storages: Storages;
   readonly stdioPort: StdioPort;
-  /** True while the guest is nobody's: then it is made to be saved. */
-  readonly inTemplate: () => boolean;
 }
 
 /** All containers of the guest and the processes in the guest itself. */
@@ -246,7 +244,7 @@ export class Containers {
     const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
     undo.add("OOM watch", watchOom(name, cgroup, this.#context.events));
-    const spare = this.#context.inTemplate() ? await SpareExec.make({ name, cgroup }, this.#context.crun, this.#context.stdioPort) : undefined;
+    const spare = request.spareExec ? await SpareExec.make({ name, cgroup }, this.#context.crun, this.#context.stdioPort) : undefined;
     if (spare !== undefined) undo.add("spare exec", () => spare.drop());
     return new Container(name, spec, init, undo.move(), spare);
   }

@@ -19,8 +19,8 @@ const readyTimeoutMs = 5_000;
 
 /**
  * A crun that is ready to start an exec and waits for its process object, which it reads from a FIFO. A
- * container that is saved in a template has one: it costs a start nothing, and takes a quarter off the time of
- * the first exec, most of which an emulated guest spends on loading crun.
+ * container that is saved to be used by execs has one: it costs a start nothing, and takes a quarter off the
+ * time of the first exec, much of which an emulated guest spends on loading crun.
  */
 export class SpareExec {
   readonly cgroup: string;

@@ -34,6 +34,8 @@ export interface ContainerRequest {
   /** docker's USER syntax, resolved in the guest; empty: what the spec says. */
   readonly user: string;
   readonly createCwd: boolean;
+  /** It is made to be saved and used by execs: the first one is to be fast. */
+  readonly spareExec?: boolean;
   readonly guestEtcFiles: boolean;
   /** A first process of ours before the spec's, or instead of it; default: none. */
   readonly init?: InitKind;
@@ -252,6 +254,7 @@ async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<
     stdio: { streamId, terminal, stdin, ...(terminalSize && { terminalSize: { ...terminalSize } }) },
     user: request.user,
     createCwd: request.createCwd,
+    spareExec: request.spareExec ?? false,
   }, wait);
   build.init.created(pid);
 }
