@@ -58,6 +58,9 @@ export class Container {
     return this.started ? "running" : "created";
   }
 
+  /** True when its process, which does nothing, was started when it was made. */
+  get runsAhead(): boolean { return this.#spare !== undefined; }
+
   /** The spare exec, which has got the process, if it is for one of this kind. */
   takeSpare(request: ExecRequest, processJson: string): SpareExec | undefined {
     return this.#spare?.take(request, processJson) === true ? this.#spare : undefined;

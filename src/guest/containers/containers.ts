@@ -79,7 +79,7 @@ export class Containers {
     this.#requireStatus(container, "start", ["created"]);
     container.started = true; // before the answer: a second start must fail, and the exit may come first
     try {
-      await this.#context.crun.start(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
+      if (!container.runsAhead) await this.#context.crun.start(container.name.madeAs, bundleFile(container.name.madeAs, "crun.log"));
     } catch (error) {
       container.started = false;
       throw error;
@@ -244,9 +244,18 @@ export class Containers {
     const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
     undo.add("OOM watch", watchOom(name, cgroup, this.#context.events));
-    const spare = request.spareExec ? await SpareExec.make({ name, cgroup }, this.#context.crun, this.#context.stdioPort) : undefined;
-    if (spare !== undefined) undo.add("spare exec", () => spare.drop());
+    const spare = request.forExecs ? await this.#workAhead({ name, cgroup }, undo) : undefined;
     return new Container(name, spec, init, undo.move(), spare);
+  }
+
+  /** What the start of a container for execs, and its first exec, would have to wait for. */
+  async #workAhead(container: Pick<Container, "name" | "cgroup">, undo: UndoStack): Promise<SpareExec> {
+    const { crun, stdioPort } = this.#context;
+    const { madeAs } = container.name;
+    await crun.start(madeAs, bundleFile(madeAs, "crun.log"));
+    const spare = await SpareExec.make(container, crun, stdioPort);
+    undo.add("spare exec", () => spare.drop());
+    return spare;
   }
 
   async #exec(container: Container, request: ExecRequest): Promise<GuestProcess> {

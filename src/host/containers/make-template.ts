@@ -138,7 +138,7 @@ async function devicesOf(sandbox: Sandbox, paths: readonly string[]): Promise<De
 async function prepareContainer(sandbox: Sandbox, { record, stdin }: NonNullable<TemplateRequest["prepare"]>, folders: StateFolders, layerPath: string): Promise<PreparedContainer> {
   await ensureWritableLayer(folders, layerPath);
   const container = await sandbox.createContainer({
-    containerId: preparedId, bundle: "", spec: buildSpec(record), user: record.user, createCwd: true, guestEtcFiles: true, init: record.init, spareExec: record.init === "idle",
+    containerId: preparedId, bundle: "", spec: buildSpec(record), user: record.user, createCwd: true, guestEtcFiles: true, init: record.init, forExecs: record.init === "idle",
     io: { terminal: record.terminal, stdin, log: undefined, holdOutput: true }, terminalSize: undefined,
     rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: layerPath, options: ["rw"] }],
   }, { timeoutMs: makeTimeoutMs });
@@ -158,7 +158,7 @@ async function warmUp(sandbox: Sandbox, folders: StateFolders, folder: string): 
   const containerId = "warm-up";
   const io: ProcessIoOptions = { terminal: false, stdin: false, log: undefined, holdOutput: false };
   const container = await sandbox.createContainer({
-    containerId, bundle: folder, spec: warmUpSpec(), user: "", createCwd: true, guestEtcFiles: true, spareExec: true, io, terminalSize: undefined,
+    containerId, bundle: folder, spec: warmUpSpec(), user: "", createCwd: true, guestEtcFiles: true, forExecs: true, io, terminalSize: undefined,
     rootfs: [{ type: image.rootfs.fsType, source: image.rootfs.path, options: ["ro"] }, { type: "ext4", source: disk, options: ["rw"] }],
   }, wait);
   await sandbox.startContainer(containerId, wait);

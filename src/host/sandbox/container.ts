@@ -34,8 +34,8 @@ export interface ContainerRequest {
   /** docker's USER syntax, resolved in the guest; empty: what the spec says. */
   readonly user: string;
   readonly createCwd: boolean;
-  /** It is made to be saved and used by execs: the first one is to be fast. */
-  readonly spareExec?: boolean;
+  /** It is made to be saved and used by execs, and its process does nothing: what can be is done ahead. */
+  readonly forExecs?: boolean;
   readonly guestEtcFiles: boolean;
   /** A first process of ours before the spec's, or instead of it; default: none. */
   readonly init?: InitKind;
@@ -254,7 +254,7 @@ async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<
     stdio: { streamId, terminal, stdin, ...(terminalSize && { terminalSize: { ...terminalSize } }) },
     user: request.user,
     createCwd: request.createCwd,
-    spareExec: request.spareExec ?? false,
+    forExecs: request.forExecs ?? false,
   }, wait);
   build.init.created(pid);
 }
