@@ -2,6 +2,7 @@
 // - a stop holds nobody: a guest that stands still, a QEMU that is stopped
 // - memory and vCPUs follow the containers' limits; a paused sandbox costs no CPU and wakes with the right time
 // - what runs out of memory is told by name, and the agent lives
+// - a container for execs is ahead of its start and of its first exec
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
@@ -83,6 +84,27 @@ test("1.3 enter: an exec joins a container before its start", { skip }, async ()
   await main.sandbox.createContainer(await host.request("c1"), within);
   assert.deepEqual(await host.run(main, "c1", "echo here"), { exitStatus: 0, output: "here", oomKilled: false });
   await host.remove(main, "c1");
+});
+
+test("a container for execs runs before it is started, and its first exec has a crun that waited: with exit code, output and kill as any; unused it goes with the container", { skip }, async () => {
+  const cruns = async (): Promise<string> => (await host.run(main, "", "ps -o comm,args | grep '^crun.*[e]xec' | wc -l")).output;
+  const ids = ["ahead", "unused"];
+  for (const containerId of ids) await main.sandbox.createContainer({ ...await host.request(containerId), forExecs: true }, within);
+  assert.equal(await cruns(), "2");
+  assert.equal((await host.run(main, "ahead", "ps -o args | grep -c '^[s]leep 100000'")).output, "1");
+  for (const containerId of ids) await main.sandbox.startContainer(containerId, within);
+  await assert.rejects(main.sandbox.startContainer("ahead", within), (error) => RuntimeError.is(error, "failed_precondition"));
+  const alone = (execId: string) => ({ ...within, execId, ownCgroup: true });
+  assert.deepEqual(await host.run(main, "ahead", "cat /proc/self/cgroup; sleep 1000 >/dev/null 2>&1 & exit 7", alone("first")), { exitStatus: 7, output: "0::/spare", oomKilled: false });
+  assert.equal(await cruns(), "1");
+  const left = async (): Promise<string> => (await host.run(main, "ahead", "ps -o args | grep -c '^[s]leep 1000$'")).output;
+  assert.equal(await left(), "1");
+  await main.sandbox.agent.guest.killTree({ containerId: "ahead", execId: "first" }, within);
+  await eventually("what the exec left to end", async () => (await left() === "0" ? true : undefined), { timeoutMs: callTimeoutMs, intervalMs: 100 });
+  assert.deepEqual(await host.run(main, "ahead", "cat /proc/self/cgroup", alone("second")), { exitStatus: 0, output: "0::/exec-second", oomKilled: false });
+  for (const containerId of ids) await host.remove(main, containerId);
+  assert.equal(await cruns(), "0");
+  assert.equal((await host.run(main, "", "ls /run/casemate/bundles /sys/fs/cgroup/containers | grep -E 'ahead|unused' | wc -l")).output, "0");
 });
 
 test("a container that eats memory is ended by name, the agent lives; a sandbox without room tells so too", { skip }, async () => {

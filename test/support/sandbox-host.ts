@@ -146,11 +146,10 @@ export class SandboxHost implements AsyncDisposable {
   }
 
   /** Runs a shell script in a container, or in the guest itself when the id is empty. */
-  async run({ sandbox }: HostedSandbox, containerId: string, script: string, wait: WaitOptions = { timeoutMs: callTimeoutMs }): Promise<CommandResult> {
-    const execId = `run${this.#execs++}`;
+  async run({ sandbox }: HostedSandbox, containerId: string, script: string, { execId = `run${this.#execs++}`, ownCgroup = false, ...wait }: WaitOptions & { readonly execId?: string; readonly ownCgroup?: boolean } = { timeoutMs: callTimeoutMs }): Promise<CommandResult> {
     const shell = containerId === "" ? ["/bin/busybox", "sh"] : ["sh"];
     const process = sandbox.registerExec({
-      containerId, execId, user: "", terminalSize: undefined, autoRemove: true,
+      containerId, execId, ownCgroup, user: "", terminalSize: undefined, autoRemove: true,
       process: { user: { uid: 0, gid: 0 }, args: [...shell, "-c", script], cwd: "/", env: ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"] },
       io: { terminal: false, stdin: false, log: undefined, holdOutput: true },
     });
