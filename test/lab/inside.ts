@@ -10,7 +10,7 @@ import { VmCount } from "../../scripts/test-runner/vm-count.ts";
 import { Deadline } from "../../src/shared/base/deadline.ts";
 import { describeError } from "../../src/shared/base/errors.ts";
 import { describeExit } from "../../src/shared/linux/run-process.ts";
-import { type LabOrder, aliveIntervalMs, labFiles, tell } from "./report.ts";
+import { type LabOrder, aliveIntervalMs, labFiles, tell, tellsOfBrokenGuest } from "./report.ts";
 
 const root = join(import.meta.dirname, "../..");
 const share = process.argv[2] ?? "";
@@ -22,7 +22,7 @@ async function main(): Promise<void> {
   adoptOrphans();
   const vms = new VmCount();
   // Here the product meets this machine for the first time: it finds KVM by itself and makes its template with it.
-  await prepareMachine(root).then(console.log, (error: unknown) => tell(share, { type: "problem", text: `prepare the machine: ${describeError(error)}` }));
+  await prepare();
   for (const file of order.files) {
     const outputFolder = join(share, `boot-${order.boot}`, outputName(file));
     const run = { root, title: `${file}, in the lab guest`, outputFolder, timeoutMs: deadline.remainingMs };
@@ -32,6 +32,23 @@ async function main(): Promise<void> {
   vms.stop();
   clearInterval(alive);
   tell(share, { type: "end", vmCount: vms.count, vmSeconds: vms.seconds });
+}
+
+async function prepare(): Promise<void> {
+  for (let triesLeft = 2; ; triesLeft--) {
+    try {
+      console.log(await prepareMachine(root));
+      return;
+    } catch (error) {
+      const text = `prepare the machine: ${describeError(error)}`;
+      if (triesLeft > 0 && tellsOfBrokenGuest(text)) {
+        console.log(text);
+        continue;
+      }
+      tell(share, { type: "problem", text });
+      return;
+    }
+  }
 }
 
 /** A figure above its limit is no problem, one that could not be taken is. */

@@ -5,9 +5,10 @@ import type { FileResult } from "../../scripts/test-runner/run-file.ts";
 import type { StateFolders } from "../../src/host/store/paths.ts";
 import { Deadline, eventually } from "../../src/shared/base/deadline.ts";
 import { flockExclusive } from "../../src/shared/linux/flock.ts";
+import { readOptional } from "../../src/shared/linux/read-optional.ts";
 import { terminateGroup } from "../../src/shared/linux/run-process.ts";
 import { startLabGuest } from "./lab-guest.ts";
-import { type LabLine, type LabOrder, labFiles, readReport } from "./report.ts";
+import { type LabLine, type LabOrder, labFiles, readReport, tellsOfBrokenGuest } from "./report.ts";
 
 /** Which test files or benches to run in a lab guest. */
 export interface LabRun {
@@ -82,6 +83,10 @@ async function bootUntilDone(run: LabRun, deadline: Deadline): Promise<LabSummar
     const { failure, end } = await bootOnce(run, order, deadline, (line) => {
       if (line.type === "problem") run.onProblem(line.text);
       if (line.type !== "result") return;
+      if (boots < maxBoots && failedByEmulator(line.result)) {
+        failures.push(`${line.result.title}: a VM in it broke`);
+        return;
+      }
       left.delete(line.file);
       run.onResult(line.result);
     });
@@ -155,6 +160,11 @@ class Hearing {
   get patienceMs(): number {
     return this.#lineCount === 0 ? firstWordMs : silenceMs;
   }
+}
+
+/** A result that says nothing about what was tested. */
+function failedByEmulator({ outcomes, problems, outputFile }: FileResult): boolean {
+  return (problems.length > 0 || outcomes.some(({ outcome }) => outcome === "failed")) && tellsOfBrokenGuest(readOptional(outputFile));
 }
 
 /** What the guest's kernel and its start printed last. */
