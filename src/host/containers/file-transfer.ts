@@ -57,14 +57,14 @@ export async function writeOpenFile(file: OpenFileCalls, content: AsyncIterable<
   // A part of each in messages, so that something moves whatever becomes of lanes; then one is asked for again.
   const sendAnotherWay = async (pieces: readonly Piece[]): Promise<void> => {
     for (const piece of pieces) {
-      for await (const part of inPieces(piece.chunks, { least: streamPieceBytes, most: streamPieceBytes })) {
+      for await (const part of inPieces(piece.chunks, streamPieceBytes)) {
         const moved = { ...part, offset: piece.offset + part.offset };
         await (part.offset === 0 ? messages.write(moved) : send(moved));
       }
     }
   };
   try {
-    for await (const piece of inPieces(content, append ? { least: messageBytes, most: messageBytes } : { least: streamPieceBytes, most: maxLanePieceBytes })) await send(piece);
+    for await (const piece of append ? inPieces(content, messageBytes) : inPieces(content, streamPieceBytes, maxLanePieceBytes)) await send(piece);
     for (let left = await byLane.settle(); left.length > 0; left = await byLane.settle()) await sendAnotherWay(left);
     await messages.settle();
   } finally {
@@ -204,7 +204,7 @@ class MessageWriter {
   }
 
   async write({ chunks, offset }: Piece): Promise<void> {
-    for await (const part of inPieces(chunks, { least: messageBytes, most: messageBytes })) {
+    for await (const part of inPieces(chunks, messageBytes)) {
       if (this.#answers.length >= messagesAhead) await this.#answers.shift();
       const bytes = part.chunks.length === 1 ? part.chunks[0] : Buffer.concat(part.chunks);
       this.#answers.push(observed(this.#file.perform({ case: "write", value: { handle: this.#file.handle, offset: BigInt(offset + part.offset), ...(bytes !== undefined && { bytes }) } })));
@@ -221,8 +221,8 @@ class MessageWriter {
   }
 }
 
-/** The same bytes in pieces of the least length, but for the last; what is in memory together is cut only at the most. */
-async function* inPieces(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, { least, most }: { readonly least: number; readonly most: number }): AsyncGenerator<Piece> {
+/** The same bytes in pieces of at least that length, but for the last; what is in memory together is cut only at the most. */
+async function* inPieces(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, least: number, most = least): AsyncGenerator<Piece> {
   let chunks: Uint8Array[] = [];
   let length = 0, offset = 0;
   for await (const chunk of content) {
