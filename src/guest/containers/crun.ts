@@ -1,10 +1,11 @@
-import { closeSync, constants, openSync, readFileSync, rmSync, unlinkSync, writeSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { timePart } from "../../shared/base/call-parts.ts";
 import { orAbandon } from "../../shared/base/deadline.ts";
-import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import { SyscallError } from "../../shared/linux/libc.ts";
 import { readOptional } from "../../shared/linux/read-optional.ts";
+import { feedFifo } from "../linux/fifo.ts";
 import { spawnProgram } from "../linux/spawn-program.ts";
 import type { ProcessStatus, Reaper } from "../reaper.ts";
 import { crunFailure } from "./crun-errors.ts";
@@ -40,6 +41,7 @@ export interface WaitingExec {
   readonly pid: number;
   /** After it has got the object, of a process that runs this program. Returns the process's pid. */
   readonly finish: (program: string) => Promise<number>;
+  /** One that has ended is no error. */
   readonly kill: () => Promise<void>;
 }
 
@@ -85,6 +87,8 @@ export class Crun {
   /** As {@link exec}, of a process that is not known yet: crun comes as far as opening the file, a FIFO, for which it waits. */
   execLater(containerId: string, processFifo: string, files: ExecFiles): WaitingExec {
     const launched = this.#launch(execStep(containerId, ""), files.logFile, files.stdio, execArgs(containerId, processFifo, files));
+    let over = false;
+    void launched.ended.then(() => { over = true; }); // never rejects
     return {
       pid: launched.pid,
       finish: async (program) => {
@@ -92,7 +96,7 @@ export class Crun {
         return readPidFile(files.pidFile);
       },
       kill: async () => {
-        process.kill(launched.pid, "SIGKILL"); // ours to wait for, so the pid is still its own
+        if (!over) process.kill(launched.pid, "SIGKILL"); // not reaped, so the pid is still its own
         await launched.ended;
       },
     };
@@ -104,7 +108,7 @@ export class Crun {
    * a fifth of a start from a prepared template under emulation. It is left to tell what is wrong.
    */
   async start(containerId: string, logFile: string): Promise<void> {
-    if (releaseProcess(join(this.#options.root, containerId, "exec.fifo"))) return;
+    if (feedFifo(join(this.#options.root, containerId, "exec.fifo"), Buffer.alloc(1))) return;
     await this.#run(`start container ${shown(containerId)}`, logFile, noStdio, ["start", containerId]);
   }
 
@@ -154,22 +158,6 @@ const noStdio: ChildStdio = ["ignore", "ignore", "ignore"];
 
 function startArgs({ consoleSocketPath, pidFile }: ExecFiles): string[] {
   return ["--pid-file", pidFile, ...(consoleSocketPath === undefined ? [] : ["--console-socket", consoleSocketPath])];
-}
-
-/** Gives a process what crun lets it wait for: a byte, by a FIFO whose absence means "running" to crun. False: nobody waits there. */
-function releaseProcess(fifo: string): boolean {
-  try {
-    const fd = openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK);
-    try {
-      unlinkSync(fifo);
-      return writeSync(fd, Buffer.alloc(1)) === 1;
-    } finally {
-      closeSync(fd);
-    }
-  } catch (error) {
-    if (["ENOENT", "ENXIO", "EPIPE"].some((code) => isErrnoException(error, code))) return false;
-    throw error;
-  }
 }
 
 function execStep(containerId: string, program: string): string {

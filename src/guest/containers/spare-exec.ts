@@ -1,10 +1,11 @@
 import { create } from "@bufbuild/protobuf";
-import { closeSync, constants, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { eventually } from "../../shared/base/deadline.ts";
-import { isErrnoException } from "../../shared/base/errors.ts";
 import { call } from "../../shared/linux/libc.ts";
+import { readProcStat } from "../../shared/linux/proc.ts";
 import { StdioSchema, type ExecRequest } from "../../shared/protocol/gen/casemate_pb.ts";
 import { makeCgroup } from "../cgroup/cgroup-tree.ts";
+import { feedFifo } from "../linux/fifo.ts";
 import { bundleFile, type Container } from "./container.ts";
 import type { Crun, WaitingExec } from "./crun.ts";
 import { ProcessStdio } from "./process-stdio.ts";
@@ -44,7 +45,8 @@ export class SpareExec {
   static async make(container: Pick<Container, "name" | "cgroup">, crun: Crun, port: StdioPort): Promise<SpareExec> {
     const spare = new SpareExec(container, crun, port);
     try {
-      await eventually("a spare exec", () => isAsleep(spare.crun.pid) || undefined, { timeoutMs: readyTimeoutMs, intervalMs: 5 });
+      // What still loads is in state R or D (proc(5)).
+      await eventually("a spare exec", () => readProcStat(spare.crun.pid)?.state === "S" || undefined, { timeoutMs: readyTimeoutMs, intervalMs: 5 });
       return spare;
     } catch (error) {
       await spare.drop();
@@ -54,8 +56,9 @@ export class SpareExec {
 
   /** Gives it the process, if it is for one of this kind and still there. */
   take({ execId, stdio, ownCgroup }: ExecRequest, processJson: string): boolean {
-    if (this.#over || !ownCgroup || stdio === undefined || stdio.terminal || stdio.stdin || Buffer.byteLength(processJson) > maxProcessBytes) return false;
-    if (!writeFifo(this.#fifo, processJson)) return false;
+    const bytes = Buffer.from(processJson);
+    if (this.#over || !ownCgroup || stdio === undefined || stdio.terminal || stdio.stdin || bytes.length > maxProcessBytes) return false;
+    if (!feedFifo(this.#fifo, bytes)) return false;
     this.stdio.belongTo(stdio);
     this.#over = true;
     this.#usedBy = execId;
@@ -73,26 +76,4 @@ export class SpareExec {
     this.stdio.abandon();
     rmSync(this.#fifo, { force: true });
   }
-}
-
-/** False: nobody reads it. */
-function writeFifo(path: string, text: string): boolean {
-  try {
-    const fd = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
-    try {
-      writeSync(fd, text);
-      return true;
-    } finally {
-      closeSync(fd);
-    }
-  } catch (error) {
-    if (isErrnoException(error, "ENXIO") || isErrnoException(error, "EPIPE")) return false;
-    throw error;
-  }
-}
-
-/** proc_pid_stat(5); what loads or runs is in state R or D. */
-function isAsleep(pid: number): boolean {
-  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-  return stat.slice(stat.lastIndexOf(")") + 2).startsWith("S");
 }
