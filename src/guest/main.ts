@@ -78,7 +78,12 @@ function serve(guest: Guest, mux: StdioMux): void {
   void whenPortAppears(dataPortName, (path) => new GuestPort(path, (link) => mux.attach(link)));
   void whenPortAppears(controlPortName, (path) => new GuestPort(path, (link) => {
     server.serve(linkAsDuplex(link)).catch((error: unknown) => guest.log.info("connection over", { error: describeError(error) }));
-  }));
+  }, { onHostGone: collectYoungGarbage }));
+}
+
+/** What is saved without a host would do this in every one of its clones, at the worst time. */
+function collectYoungGarbage(): void {
+  globalThis.gc?.({ type: "minor" }); // --expose-gc, guest-image/init
 }
 
 /** The driver tells of its ports some time after it was loaded. Without them the agent cannot be reached, so it looks for ever. */

@@ -46,9 +46,9 @@ describe("templates", { skip }, () => {
     assert.equal(await start("third", ["--label", "a=b", "--stop-timeout", "3"]), "prepared");
     assert.equal(await start("fourth", ["--hostname", "mine"]), "template", "a name that the environment shows");
     assert.equal(await start("fifth", ["-e", "A=b"]), "template");
-    const identity = (name: string): Promise<string> => casemate.ok(["exec", name, "sh", "-c", "hostname; cat /etc/hostname; echo mine > /written; cat /written"]);
+    const identity = (name: string): Promise<string> => casemate.ok(["exec", name, "sh", "-c", "hostname; cat /etc/hostname; echo mine > /written; cat /written; id -G; grep Groups: /proc/1/status"]);
     const [id] = (await casemate.ok(["ps", "-q", "--filter", "name=third"])).split("\n");
-    assert.equal(await identity("third"), `${id}\n${id}\nmine`);
+    assert.equal(await identity("third"), `${id}\n${id}\nmine\n0\nGroups:\t0 `);
     const inspected = JSON.parse(await casemate.ok(["template", "inspect", key.slice(0, 6)])) as { readonly key: string; readonly prepared: { readonly title: string }; readonly layer: { readonly hash: string } };
     assert.deepEqual([inspected.key, inspected.prepared.title], [key, sleep.join(" ")]);
     assert.match(inspected.layer.hash, /^[0-9a-f]{64}$/);

@@ -6,12 +6,12 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciProcess } from "../../shared/oci/runtime-spec.ts";
 import { ExecSpecSchema, type ExecSpec } from "../../shared/protocol/gen/owner_pb.ts";
 import { buildExecProcess, buildVmProcess } from "../../host/containers/build-spec.ts";
-import { resolveEnv, rootUser } from "../../host/containers/container-options.ts";
+import { resolveEnv } from "../../host/containers/container-options.ts";
 import { requireRunning } from "../../host/containers/end-container.ts";
 import { namingPaused } from "../../host/containers/pause-container.ts";
 import { connectOwner, type OwnerClient } from "../../host/control/owner-client.ts";
 import { doneBefore } from "../../host/control/repeated-calls.ts";
-import { ContainerStore, type ContainerRecord } from "../../host/store/container-store.ts";
+import { ContainerStore, type ContainerRecord, processUser } from "../../host/store/container-store.ts";
 import { collect, foldersOf, globalOptions } from "../command.ts";
 import { exitWith, reportError, startFailureExitCode } from "../exit.ts";
 import { parseDetachKeys } from "../terminal/detach-keys.ts";
@@ -67,7 +67,7 @@ async function exec(name: string, args: readonly string[], flags: Flags, command
   const size = detach ? undefined : terminalSize();
   const spec = create(ExecSpecSchema, {
     processJson: Buffer.from(JSON.stringify(process)),
-    user: flags.user ?? (flags.vm === true ? "" : record.user === "" ? rootUser : record.user),
+    user: flags.user ?? (flags.vm === true ? "" : processUser(record)),
     stdin: stdin && !detach,
     holdOutput: !detach,
     autoRemove: true,

@@ -17,7 +17,7 @@ test("a port that is still busy, as it is while a program is being started, is o
     if (busy) throw Object.assign(new Error("EBUSY: resource busy or locked"), { code: "EBUSY" });
     return guest;
   };
-  const session = new Promise<void>((resolve) => { new GuestPort("/dev/vport", () => resolve(), open); });
+  const session = new Promise<void>((resolve) => { new GuestPort("/dev/vport", () => resolve(), { open }); });
   for (let tick = 0; tick < 2; tick++) context.mock.timers.tick(10);
   assert.equal(tries, 3);
   busy = false;

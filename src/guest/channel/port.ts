@@ -42,15 +42,17 @@ function readFolder(path: string): string[] {
 export class GuestPort {
   readonly #path: string;
   readonly #onSession: (link: PacketLink) => void;
+  readonly #onHostGone: () => void;
   readonly #open: typeof openSync;
   readonly #pages = new PageReader();
   #link: PacketLink | undefined;
   #stream: Socket | undefined;
 
-  /** `open`: for tests, in which no driver refuses. */
-  constructor(path: string, onSession: (link: PacketLink) => void, open: typeof openSync = openSync) {
+  /** `onHostGone` is called before the port can be seen to be open for the next host. `open`: for tests, in which no driver refuses. */
+  constructor(path: string, onSession: (link: PacketLink) => void, { onHostGone = () => undefined, open = openSync }: { readonly onHostGone?: () => void; readonly open?: typeof openSync } = {}) {
     this.#path = path;
     this.#onSession = onSession;
+    this.#onHostGone = onHostGone;
     this.#open = open;
     this.#waitForHost(performance.now());
   }
@@ -98,6 +100,7 @@ export class GuestPort {
     stream.on("error", () => { /* close follows */ });
     stream.on("close", () => {
       this.#endSession();
+      this.#onHostGone();
       this.#waitForHost(performance.now());
     });
   }

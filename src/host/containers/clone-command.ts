@@ -1,9 +1,8 @@
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import type { ContainerRecord } from "../store/container-store.ts";
+import { type ContainerRecord, processUser } from "../store/container-store.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { buildExecProcess } from "./build-spec.ts";
-import { rootUser } from "./container-options.ts";
 import { withOwner } from "./end-container.ts";
 import { runCollected } from "./run-collected.ts";
 
@@ -20,7 +19,7 @@ export async function runCloneCommand(folders: StateFolders, record: ContainerRe
   const command = record.settings?.cloneCommand;
   if (command === undefined) return;
   const process = buildExecProcess(record, { args: ["/bin/sh", "-c", command], env: [], terminal: false, privileged: false, workingDir: undefined });
-  const run = withOwner(folders, record, (client) => runCollected(client, record.containerId, process, { user: record.user === "" ? rootUser : record.user }));
+  const run = withOwner(folders, record, (client) => runCollected(client, record.containerId, process, { user: processUser(record) }));
   const { end, stdout, stderr } = await orAbandon(run, `run "${command}" in the copy`, { timeoutMs: Math.min(timeoutMs, cloneCommandTimeoutMs), ...(signal && { signal }) });
   if (end.type === "exit" && end.exitStatus === 0) return;
   const said = (stdout + stderr).trim().slice(-outputTailChars);

@@ -44,9 +44,6 @@ export interface ContainerOptions {
   readonly health?: Partial<HealthCheck> | "none";
 }
 
-/** Whom a container runs as whose image and caller name nobody; by number, so that no file of the image need know it. */
-export const rootUser = "0";
-
 /** Least memory a container can be given: docker's limit. */
 export const minMemoryBytes = 6 * 1024 * 1024;
 

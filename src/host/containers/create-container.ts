@@ -27,7 +27,7 @@ export function createContainer(folders: StateFolders, options: ContainerOptions
   if (options.pod !== undefined && (options.ports?.length ?? 0) > 0) throw new RuntimeError("invalid_argument", "a pod's ports are published by the pod", { reason: "option_refused", hint: "give -p to casemate pod create" });
   const store = new ContainerStore(folders);
   for (let tries = 1; ; tries++) {
-    const record = toRecord(options, image, options.name ?? newContainerName());
+    const record = describeContainer(options, image, options.name ?? newContainerName());
     try {
       store.create(record, buildSpec(record, options.pod));
       return record;
@@ -37,7 +37,8 @@ export function createContainer(folders: StateFolders, options: ContainerOptions
   }
 }
 
-function toRecord(options: ContainerOptions, image: ContainerImage, name: string): ContainerRecord {
+/** What would be made of the options; nothing is written down. */
+export function describeContainer(options: ContainerOptions, image: ContainerImage, name: string): ContainerRecord {
   const { config } = image;
   const containerId = newContainerId();
   // docker: an entrypoint of the caller's own drops the image's command.

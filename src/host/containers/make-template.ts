@@ -1,28 +1,30 @@
-import { createHash, randomBytes } from "node:crypto";
+import { createHash } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { createMemoryFile } from "../../shared/linux/memfd.ts";
-import type { OciProcess, RunnableSpec } from "../../shared/oci/runtime-spec.ts";
 import { drivers } from "../assemble.ts";
 import { releaseHeld } from "../control/lost-sandbox.ts";
 import { removeSandboxFolder } from "../control/sweep.ts";
 import type { GuestImage } from "../guest-image/guest-image.ts";
 import { savedMemoryName } from "../hypervisor/guest-memory.ts";
 import { nothingPlugged, type Accelerator, type DevicesAtStart } from "../hypervisor/virtual-machine.ts";
-import type { ProcessIoOptions } from "../sandbox/process-io.ts";
+import type { ContainerRequest } from "../sandbox/container.ts";
+import type { ProcessEnd } from "../sandbox/process.ts";
 import { bootMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { Sandbox } from "../sandbox/sandbox.ts";
 import { ensureImage } from "../storage/images/pull.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
-import type { ContainerRecord } from "../store/container-store.ts";
+import { type ContainerRecord, processUser } from "../store/container-store.ts";
 import { Ledger } from "../store/ledger.ts";
 import { sandboxPaths, templatePaths, type StateFolders } from "../store/paths.ts";
 import { holdTemplateMemory, releaseTemplateMemory } from "../template/template-memory.ts";
 import { pruneTemplates, publishTemplate, readTemplate, type PreparedContainer, type Template } from "../template/template-store.ts";
 import { buildSpec } from "./build-spec.ts";
+import { describeContainer } from "./create-container.ts";
 import { removeOldGuestImages } from "./old-guest-images.ts";
 
 /** What to make a template of. */
@@ -42,8 +44,8 @@ const preparedId = "prepared";
 const makeTimeoutMs = 180_000;
 /** A sandbox numbers its streams from 1 on. */
 const firstStreamId = 1;
-/** In the warm-up container. */
-const execRounds = 2;
+/** How often the paths of a container and of an exec are taken before a VM is saved, and how often its guest is met: what V8 learns of them it learns from the first calls. */
+const warmUpRounds = 3, rehearsals = 6;
 
 /**
  * Boots a VM, warms it up and saves it. Returns undefined when another process is making the same
@@ -89,7 +91,7 @@ async function make(request: TemplateRequest, log: Logger, onProgress: (what: st
       plugged = await devicesOf(sandbox, [...request.prepare?.record.rootfs.map(({ path }) => path) ?? [], layerPath]);
       const stateFd = openSync(statePath, "wx", 0o600);
       try {
-        await sandbox.saveTemplate(stateFd, { timeoutMs: makeTimeoutMs });
+        await sandbox.saveTemplate(stateFd, { timeoutMs: makeTimeoutMs, rehearsals });
       } finally {
         closeSync(stateFd);
       }
@@ -137,62 +139,60 @@ async function devicesOf(sandbox: Sandbox, paths: readonly string[]): Promise<De
 /** Makes the container that waits in the template for its start. */
 async function prepareContainer(sandbox: Sandbox, { record, stdin }: NonNullable<TemplateRequest["prepare"]>, folders: StateFolders, layerPath: string): Promise<PreparedContainer> {
   await ensureWritableLayer(folders, layerPath);
-  const container = await sandbox.createContainer({
-    containerId: preparedId, bundle: "", spec: buildSpec(record), user: record.user, createCwd: true, guestEtcFiles: true, init: record.init, forExecs: record.init === "idle",
-    io: { terminal: record.terminal, stdin, log: undefined, holdOutput: true }, terminalSize: undefined,
-    rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: layerPath, options: ["rw"] }],
-  }, { timeoutMs: makeTimeoutMs });
+  const container = await sandbox.createContainer({ ...containerRequest(record, layerPath, { stdin, holdOutput: true }), containerId: preparedId }, { timeoutMs: makeTimeoutMs });
   return { containerId: preparedId, guestPid: container.init.guestPid, streamId: firstStreamId, layerDiskId: sandbox.diskId(layerPath), imageDigest: record.imageDigest, title: [record.image, ...record.entrypoint, ...record.command].join(" ") };
 }
 
+function containerRequest(record: ContainerRecord, layerPath: string, io: { readonly stdin: boolean; readonly holdOutput: boolean }): ContainerRequest {
+  return {
+    containerId: record.containerId, bundle: "", spec: buildSpec(record), user: processUser(record), createCwd: true, guestEtcFiles: true, init: record.init, forExecs: record.init === "idle",
+    io: { terminal: record.terminal, log: undefined, ...io }, terminalSize: undefined,
+    rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: layerPath, options: ["rw"] }],
+  };
+}
+
 /**
- * Takes the whole path of a container once (plug, mount, crun's create, start, exec, delete), so that
- * whatever it reads from the root image and compiles is in the memory that is saved. The image is the
- * embedded one: what is warm is the guest, not the image.
+ * Takes the whole path of containers, with and without a terminal, and of execs, so that whatever it reads
+ * from the root image and compiles is in the memory that is saved. The image is the embedded one: what
+ * is warm is the guest, not the image.
  */
 async function warmUp(sandbox: Sandbox, folders: StateFolders, folder: string): Promise<void> {
   const image = await ensureImage(folders, "busybox");
-  const disk = join(folder, "warm-up.ext4");
-  await ensureWritableLayer(folders, disk);
-  const wait = { timeoutMs: makeTimeoutMs };
-  const containerId = "warm-up";
-  const io: ProcessIoOptions = { terminal: false, stdin: false, log: undefined, holdOutput: false };
-  const container = await sandbox.createContainer({
-    containerId, bundle: folder, spec: warmUpSpec(), user: "", createCwd: true, guestEtcFiles: true, forExecs: true, io, terminalSize: undefined,
-    rootfs: [{ type: image.rootfs.fsType, source: image.rootfs.path, options: ["ro"] }, { type: "ext4", source: disk, options: ["rw"] }],
-  }, wait);
-  await sandbox.startContainer(containerId, wait);
-  for (let round = 0; round < execRounds; round++) {
-    const execId = `warm-up-${round}`;
-    const exec = sandbox.registerExec({ containerId, execId, process: processOf(["true"]), user: "", io, terminalSize: undefined, autoRemove: true, ownCgroup: round === 0 });
-    await sandbox.startExec(containerId, execId, wait);
-    const { exitStatus } = await exec.wait(wait);
-    if (exitStatus !== 0) throw new RuntimeError("internal", `warm up: exit status ${exitStatus}`);
+  const layerPath = join(folder, "warm-up.ext4");
+  await ensureWritableLayer(folders, layerPath);
+  for (let round = 0; round < warmUpRounds; round++) {
+    const terminal = round % 2 === 1;
+    await warmUpRun(sandbox, containerRequest(describeContainer({ image: "busybox", command: ["true"], terminal }, image, "warm-up"), layerPath, { stdin: terminal, holdOutput: false }));
+    await warmUpExecs(sandbox, containerRequest(describeContainer({ image: "busybox", command: [], init: "idle" }, image, "warm-up"), layerPath, { stdin: false, holdOutput: false }));
   }
-  await sandbox.kill(containerId, "", 9, true, wait);
-  await container.init.wait(wait);
+  // What a sandbox is asked besides; it leaves nothing behind.
+  await sandbox.agent.agent.createSandbox({}, { timeoutMs: makeTimeoutMs });
+}
+
+async function warmUpRun(sandbox: Sandbox, request: ContainerRequest): Promise<void> {
+  const wait = { timeoutMs: makeTimeoutMs };
+  const { init } = await sandbox.createContainer(request, wait);
+  await sandbox.startContainer(request.containerId, wait);
+  requireSuccess(await init.wait(wait));
+  await sandbox.deleteContainer(request.containerId, wait);
+}
+
+async function warmUpExecs(sandbox: Sandbox, request: ContainerRequest): Promise<void> {
+  const wait = { timeoutMs: makeTimeoutMs };
+  const { containerId, spec } = request;
+  const { init } = await sandbox.createContainer(request, wait);
+  await sandbox.startContainer(containerId, wait);
+  for (const ownCgroup of [true, false]) {
+    const execId = `warm-up-${ownCgroup}`;
+    const exec = sandbox.registerExec({ containerId, execId, process: { ...spec.process, args: ["true"] }, user: request.user, io: request.io, terminalSize: undefined, autoRemove: true, ownCgroup });
+    await sandbox.startExec(containerId, execId, wait);
+    requireSuccess(await exec.wait(wait));
+  }
+  await sandbox.kill(containerId, "", constants.signals.SIGKILL, true, wait);
+  await init.wait(wait);
   await sandbox.deleteContainer(containerId, wait);
-  // What every clone is asked first; it leaves no identity behind.
-  await sandbox.agent.guest.refresh({ entropy: randomBytes(64), unixNanos: BigInt(Date.now()) * 1_000_000n }, wait);
-  await sandbox.agent.agent.createSandbox({}, wait);
 }
 
-function processOf(args: string[]): OciProcess {
-  return { user: { uid: 0, gid: 0 }, args, cwd: "/", env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] };
-}
-
-function warmUpSpec(): RunnableSpec {
-  return {
-    ociVersion: "1.0.2",
-    process: processOf(["sleep", "3600"]),
-    root: { path: "rootfs" },
-    mounts: [
-      { destination: "/proc", type: "proc", source: "proc" },
-      { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
-      { destination: "/dev/pts", type: "devpts", source: "devpts", options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] },
-      { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"] },
-      { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["nosuid", "noexec", "nodev", "ro"] },
-    ],
-    linux: { namespaces: ["pid", "ipc", "uts", "mount", "cgroup"].map((type) => ({ type })) },
-  };
+function requireSuccess({ exitStatus }: ProcessEnd): void {
+  if (exitStatus !== 0) throw new RuntimeError("internal", `warm up: exit status ${exitStatus}`);
 }

@@ -19,7 +19,7 @@ interface PreparableContainer {
 }
 
 /** Raise it when what is in a prepared template changes in a way that the key does not show. */
-const format = 2;
+const format = 3;
 
 /**
  * What a start of this container could go on from: a template with the very same container waiting in

@@ -3,13 +3,12 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import { verifyGuestImage, type GuestImage } from "../guest-image/guest-image.ts";
 import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
-import { rootUser } from "./container-options.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
 import { startOwner } from "../control/start-owner.ts";
 import { bootMemoryBytes, sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
-import { ContainerStore, type ContainerRecord, hasProcesses } from "../store/container-store.ts";
+import { ContainerStore, type ContainerRecord, hasProcesses, processUser } from "../store/container-store.ts";
 import { containerPaths, isRootful, type StateFolders } from "../store/paths.ts";
 import { PodStore } from "../store/pod-store.ts";
 import { readPresentStatus } from "../store/present-status.ts";
@@ -78,7 +77,7 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
       rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
       terminal: record.terminal,
       options: packCreateOptions({
-        user: record.user === "" ? rootUser : record.user,
+        user: processUser(record),
         createCwd: true,
         stdin: stdio.stdin,
         ...(stdio.terminalSize && { terminalSize: { ...stdio.terminalSize } }),

@@ -11,7 +11,7 @@ import type { ProcessEnd } from "../sandbox/process.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/sandbox.ts";
 import { ContainerLogWriter } from "../store/container-log.ts";
 import { removeWithVolumes } from "../store/anonymous-volumes.ts";
-import type { ContainerStore, ContainerStatus } from "../store/container-store.ts";
+import { type ContainerStore, type ContainerStatus, processUser } from "../store/container-store.ts";
 import { EventFile } from "../store/event-file.ts";
 import { newHealth, type HealthState } from "../store/health.ts";
 import { readBootId } from "../store/host-facts.ts";
@@ -236,7 +236,7 @@ export class Owner {
     const check = record?.settings?.health;
     if (record === undefined || check === undefined || container.state === "stopped") return;
     this.#writeStatus(container, { health });
-    const what = { process: probeProcess(check, readSpec(container.bundle).process), user: record.user === "" ? "0" : record.user, timeoutMs: check.timeoutMs };
+    const what = { process: probeProcess(check, readSpec(container.bundle).process), user: processUser(record), timeoutMs: check.timeoutMs };
     const over = new AbortController();
     void container.init.wait().then(() => over.abort());
     void monitorHealth({

@@ -28,7 +28,7 @@ import { bootMemoryBytes, type PreparedClone, type SandboxConfig } from "./sandb
 import { SandboxRoom, growSteps } from "./sandbox-room.ts";
 import type { SandboxSize } from "./sandbox-size.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
-import { startGuest } from "./start-guest.ts";
+import { rehearseMeeting, startGuest } from "./start-guest.ts";
 import { raceDeath, sharesLost } from "./vm-death.ts";
 import { nextSandboxState, requireSandboxRunning, type SandboxState } from "./sandbox-state.ts";
 
@@ -499,13 +499,23 @@ export class Sandbox {
   }
 
   /**
-   * Lets go of the agent, which forgets what it kept for us, pauses the VM and writes its state without
-   * its memory. Afterwards the sandbox can only be stopped.
+   * Lets go of the agent, which forgets what it kept for us, pauses the VM and writes its state without its
+   * memory. Afterwards the sandbox can only be stopped. `rehearsals`: how often the agent is met before that as the
+   * owners of clones will meet it, and met again, so that containers have their own names in the end.
    */
-  async saveTemplate(stateFd: number, options: WaitOptions): Promise<void> {
-    await this.#connection.guest.acknowledgeEvents({ upToSequence: this.#acknowledged }, options);
+  async saveTemplate(stateFd: number, { rehearsals = 0, ...options }: WaitOptions & { readonly rehearsals?: number }): Promise<void> {
+    let connection = this.#connection;
+    await connection.guest.acknowledgeEvents({ upToSequence: this.#acknowledged }, options);
     this.#saved = true;
-    await this.vm.save(stateFd, () => this.#connection.close(), options);
+    const away = [...this.containers.keys()].map((id) => [id, `${id}-rehearsal`] as const);
+    const back = away.map(([id, other]) => [other, id] as const);
+    for (let round = 0; round < rehearsals; round++) {
+      for (const names of [away, back]) {
+        connection.close();
+        connection = await rehearseMeeting(this.config, this.#context.drivers, Object.fromEntries(names), options);
+      }
+    }
+    await this.vm.save(stateFd, () => connection.close(), options);
   }
 
   /**

@@ -6,6 +6,7 @@ import type { Step } from "../../shared/base/steps.ts";
 import { withUndo } from "../../shared/base/undo.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { guestProtocolVersion, type SandboxBuild } from "./create-sandbox.ts";
+import type { SandboxDrivers } from "./drivers.ts";
 import type { SandboxConfig } from "./sandbox-config.ts";
 import { orSilence } from "./vm-death.ts";
 
@@ -90,6 +91,20 @@ async function setClock(guest: AgentClient["guest"], guestNanos: bigint, wait: W
 
 function nowNanos(): bigint {
   return BigInt(Date.now()) * 1_000_000n;
+}
+
+/** Meets the guest as the owner of a clone does, and leaves it as nobody's; the caller closes the connection. `containerIds`: containers' names to be. */
+export async function rehearseMeeting(config: SandboxConfig, drivers: SandboxDrivers, containerIds: Record<string, string>, wait: WaitOptions): Promise<AgentClient> {
+  const connection = await drivers.connectAgent(config, wait);
+  try {
+    const { guest } = connection;
+    await Promise.all([guest.hello({ protocolVersion: guestProtocolVersion }, wait), guest.refresh({ ...newIdentity({ ...config, sandboxId: "" }), containerIds }, wait)]);
+    await guest.refresh({ unixNanos: nowNanos() }, wait);
+    return connection;
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
 }
 
 /** Containers that wait in the template get the names of this sandbox's. */

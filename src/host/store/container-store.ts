@@ -89,6 +89,11 @@ export interface ContainerRecord {
   readonly stopRequested?: boolean;
 }
 
+/** Whom the container's processes run as; root by number when image and caller name nobody, so that no file of the image need know it. */
+export function processUser({ user }: Pick<ContainerRecord, "user">): string {
+  return user === "" ? "0" : user;
+}
+
 /** docker's words for where a container is in its life. */
 export type ContainerStatusWord = "created" | "running" | "paused" | "restarting" | "exited";
 
