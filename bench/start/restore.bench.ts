@@ -11,7 +11,7 @@ async function restoreMs(command: BenchCommand, template: string): Promise<numbe
   const began = performance.now();
   const vm = await TestVm.restore("bench", { folders: command.casemate.folders, template });
   try {
-    const agent = await vm.connect();
+    const agent = await vm.connect({ first: true });
     await agent.client.guest.refresh({ sandboxId: "bench", hostname: "bench", machineId: "1".repeat(32), entropy: kernelRandomBytes(64), unixNanos: BigInt(Date.now()) * 1_000_000n });
     const took = performance.now() - began;
     agent.close();

@@ -1,6 +1,7 @@
 import { chmodSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { AgentClient } from "../../src/host/agent-client/agent-client.ts";
+import type { ConnectOptions } from "../../src/host/agent-client/transport.ts";
 import { chooseAccelerator, drivers } from "../../src/host/assemble.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import type { VirtualMachine } from "../../src/host/hypervisor/virtual-machine.ts";
@@ -79,9 +80,9 @@ export class TestVm {
     }
   }
 
-  /** Connects to the agent as a new owner would. */
-  async connect(): Promise<TestAgent> {
-    const client = await drivers.connectAgent(this.config, { timeoutMs: bootTimeoutMs });
+  /** Connects to the agent as a new owner would. `first`: see ConnectOptions. */
+  async connect(options: Pick<ConnectOptions, "first"> = {}): Promise<TestAgent> {
+    const client = await drivers.connectAgent(this.config, { ...options, timeoutMs: bootTimeoutMs });
     await client.guest.hello({ protocolVersion: 1 }, { timeoutMs: bootTimeoutMs });
     return new TestAgent(client);
   }

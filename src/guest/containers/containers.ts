@@ -21,6 +21,7 @@ import { GuestProcess } from "./guest-process.ts";
 import { ProcessStdio } from "./process-stdio.ts";
 import { SpareExec, spareName } from "./spare-exec.ts";
 import type { StdioPort } from "./stdio-port.ts";
+import { readAhead } from "./read-ahead.ts";
 import { lookUpUser } from "./user.ts";
 import { startVmProcess } from "./vm-process.ts";
 
@@ -244,6 +245,7 @@ export class Containers {
     const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
     undo.add("OOM watch", watchOom(name, cgroup, this.#context.events));
+    if (request.readAhead) readAhead(`/proc/${init.pid}/root`, spec.process);
     const spare = request.forExecs ? await this.#workAhead({ name, cgroup }, undo) : undefined;
     return new Container(name, spec, init, undo.move(), spare);
   }

@@ -1,4 +1,4 @@
-import { close, closeSync, fstat, openSync, read } from "node:fs";
+import { close, closeSync, fstat, fstatSync, openSync, read, readSync } from "node:fs";
 import { promisify } from "node:util";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { SyscallError, call, errno } from "../../shared/linux/libc.ts";
@@ -8,6 +8,10 @@ const O_RDONLY = 0, O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000, O_PATH = 0o10000
 /** openat2(2): a symlink, absolute or with "..", ends beneath the root; links of /proc do not work. */
 const RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_IN_ROOT = 0x10;
 const fstatAsync = promisify(fstat), readAsync = promisify(read), closeAsync = promisify(close);
+
+const pieceBytes = 1024 * 1024;
+/** How much of a file says what it is. */
+const headBytes = 4096;
 
 /** A folder that paths chosen by an image are resolved beneath. Close it after use. */
 export class RootFolder implements Disposable {
@@ -44,6 +48,25 @@ export class RootFolder implements Disposable {
       return buffer.toString("utf8", 0, length);
     } finally {
       await closeAsync(fd);
+    }
+  }
+
+  /** Reads a regular file beneath the root, so that the kernel has it in memory; returns how it begins. Undefined when there is none. */
+  readThrough(path: string, maxBytes: number): Buffer | undefined {
+    const fd = this.#openAt(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd === undefined) return undefined;
+    try {
+      if (!fstatSync(fd).isFile()) return undefined;
+      const buffer = Buffer.alloc(pieceBytes);
+      const head = Buffer.from(buffer.subarray(0, readSync(fd, buffer, 0, headBytes, 0)));
+      for (let read = head.length; read < maxBytes;) {
+        const bytes = readSync(fd, buffer, 0, pieceBytes, read);
+        if (bytes === 0) break;
+        read += bytes;
+      }
+      return head;
+    } finally {
+      closeSync(fd);
     }
   }
 

@@ -1,6 +1,6 @@
-import { closeSync, openSync } from "node:fs";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { call } from "../../shared/linux/libc.ts";
+import { randomDevice } from "../../shared/linux/random.ts";
 
 /** random(4): RNDADDENTROPY takes a struct rand_pool_info; RNDRESEEDCRNG has no argument. */
 const RNDADDENTROPY = 0x40085203, RNDRESEEDCRNG = 0x5207;
@@ -18,12 +18,10 @@ export function addEntropy(bytes: Uint8Array): void {
   pool.writeInt32LE(bytes.length * 8, 0);
   pool.writeInt32LE(bytes.length, 4);
   pool.set(bytes, 8);
-  const fd = openSync("/dev/urandom", "r+");
   try {
-    call("int ioctl(int, unsigned long, void *)", fd, RNDADDENTROPY, pool);
-    call("int ioctl(int, unsigned long, void *)", fd, RNDRESEEDCRNG, null);
+    call("int ioctl(int, unsigned long, void *)", randomDevice(), RNDADDENTROPY, pool);
+    call("int ioctl(int, unsigned long, void *)", randomDevice(), RNDRESEEDCRNG, null);
   } finally {
-    closeSync(fd);
     pool.fill(0);
   }
 }

@@ -1,4 +1,5 @@
-import { closeSync, constants, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { constants, fstatSync, ftruncateSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { call } from "../../shared/linux/libc.ts";
 import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import { mountFlag, mountNow } from "../linux/mount.ts";
 import { paths } from "../paths.ts";
@@ -14,6 +15,7 @@ export class SandboxFiles {
   #addresses: readonly string[] = [];
   #sandboxId = "";
   #generation = 0;
+  readonly #files = new Map<string, { readonly fd: number; content: string }>();
 
   /** Empty in a template. */
   get sandboxId(): string { return this.#sandboxId; }
@@ -25,8 +27,9 @@ export class SandboxFiles {
   setHostname(hostname: string): void {
     if (hostname === "") return;
     this.#hostname = hostname;
-    writeFileSync("/proc/sys/kernel/hostname", hostname);
-    this.#file("hostname", `${hostname}\n`);
+    const name = Buffer.from(hostname);
+    call("int sethostname(void *, unsigned long)", name, name.length);
+    this.#write("hostname", `${hostname}\n`);
     this.#writeHosts();
   }
 
@@ -38,17 +41,17 @@ export class SandboxFiles {
 
   /** Lines of resolv.conf(5). */
   setDns(lines: readonly string[]): void {
-    this.#file("resolv.conf", resolvConf(lines));
+    this.#write("resolv.conf", resolvConf(lines));
   }
 
   /** machine-id(5). */
   setMachineId(machineId: string): void {
-    this.#file("machine-id", `${machineId}\n`);
+    this.#write("machine-id", `${machineId}\n`);
   }
 
   /** Draws another boot id; after the kernel has got new randomness. */
   newBootId(): void {
-    this.#overwrite("boot-id", `${newUuid()}\n`);
+    this.#write("boot-id", `${newUuid()}\n`);
   }
 
   /** Shows our boot id in the guest itself. Containers have that mount bound into their own /proc: read-only from the start, because crun copies it once more before it would make it so. */
@@ -62,35 +65,37 @@ export class SandboxFiles {
   /** Counts how often this guest was given a new identity: programs that keep random numbers or ids of their own can watch the file, or map it. */
   nextGeneration(): void {
     this.#generation++;
-    this.#overwrite("generation", `${this.#generation}\n`);
+    this.#write("generation", `${this.#generation}\n`);
   }
 
   /** Makes all of them. Later each is written in place: a container has them bind-mounted. */
   make(): void {
     mkdirSync(paths.sandboxFiles, { recursive: true });
-    this.#file("hostname", `${this.#hostname}\n`);
+    this.#write("hostname", `${this.#hostname}\n`);
     this.#writeHosts();
     this.setDns([]);
-    this.#overwrite("generation", `${this.#generation}\n`);
+    this.#write("generation", `${this.#generation}\n`);
     this.newBootId();
   }
 
   #writeHosts(): void {
-    this.#file("hosts", hostsFile(this.#hostname, this.#addresses));
+    this.#write("hosts", hostsFile(this.#hostname, this.#addresses));
   }
 
-  /** For content that never gets shorter: a file that is empty for a moment would kill who has mapped it. */
-  #overwrite(name: string, content: string): void {
-    const fd = openSync(`${paths.sandboxFiles}/${name}`, constants.O_WRONLY | constants.O_CREAT, 0o644);
-    try {
-      writeSync(fd, content);
-    } finally {
-      closeSync(fd);
-    }
+  /** Nothing is done for what was written last; no file is empty for a moment, which would kill who has mapped it. */
+  #write(name: string, content: string): void {
+    const file = this.#file(name);
+    if (content === file.content) return;
+    const length = writeSync(file.fd, content, 0);
+    if (fstatSync(file.fd).size > length) ftruncateSync(file.fd, length); // a container can have written to it too
+    file.content = content;
   }
 
-  #file(name: string, content: string): void {
-    writeFileSync(`${paths.sandboxFiles}/${name}`, content, { mode: 0o644 });
+  /** They stay open: opening them is most of what writing costs an emulated guest. */
+  #file(name: string): { readonly fd: number; content: string } {
+    let file = this.#files.get(name);
+    if (file === undefined) this.#files.set(name, file = { fd: openSync(`${paths.sandboxFiles}/${name}`, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o644), content: "" });
+    return file;
   }
 }
 
@@ -99,7 +104,8 @@ function newUuid(): string {
   const bytes = kernelRandomBytes(16);
   bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x40, 6);
   bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
-  return bytes.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  const hex = bytes.toString("hex");
+  return [[0, 8], [8, 12], [12, 16], [16, 20], [20, 32]].map(([from, to]) => hex.slice(from, to)).join("-");
 }
 
 /** hosts(5) as docker writes it. */

@@ -20,6 +20,8 @@ const retryMs = 20;
 export interface ConnectOptions extends WaitOptions {
   /** The guest is up, and may have much to do. Default: it may still be starting. */
   readonly busy?: boolean;
+  /** The guest goes on from a template, and no host has been there: it is spared the zeros of the first greeting. Default: false. */
+  readonly first?: boolean;
 }
 
 /** A session on one port of the VM. */
@@ -34,11 +36,12 @@ export interface PortSession {
 export async function openPort(socketPath: string, options: ConnectOptions): Promise<PortSession> {
   const deadline = Deadline.after(options.timeoutMs);
   const longestMs = options.busy === true ? maxBusyAnswerTimeoutMs : maxAnswerTimeoutMs;
-  for (let answerTimeoutMs = firstAnswerTimeoutMs; ; answerTimeoutMs = Math.min(2 * answerTimeoutMs, longestMs)) {
+  let first = options.first === true;
+  for (let answerTimeoutMs = firstAnswerTimeoutMs; ; first = false, answerTimeoutMs = Math.min(2 * answerTimeoutMs, longestMs)) {
     let socket: Socket | undefined;
     try {
       socket = await connectUnix(socketPath);
-      return await greet(socket, { timeoutMs: Math.min(answerTimeoutMs, deadline.remainingMs), ...(options.signal && { signal: options.signal }) });
+      return await greet(socket, first, { timeoutMs: Math.min(answerTimeoutMs, deadline.remainingMs), ...(options.signal && { signal: options.signal }) });
     } catch (error) {
       socket?.destroy();
       const full = socket === undefined && isBacklogFull(error);
@@ -56,7 +59,7 @@ function isBacklogFull(error: unknown): boolean {
   return RuntimeError.is(error) && isErrnoException(error.cause, "EAGAIN");
 }
 
-async function greet(socket: Socket, options: WaitOptions): Promise<PortSession> {
+async function greet(socket: Socket, first: boolean, options: WaitOptions): Promise<PortSession> {
   const sessionId = randomBytes(sessionIdBytes);
   sessionId[0] = 1 + (sessionId[0] ?? 0) % 255; // not 0: see encodeHello
   const parser = PacketParser.forHost(sessionId);
@@ -81,7 +84,7 @@ async function greet(socket: Socket, options: WaitOptions): Promise<PortSession>
   socket.on("error", (error) => end(new RuntimeError("unavailable", `agent port: ${describeError(error)}`)));
   socket.on("end", () => end(new RuntimeError("unavailable", "the VM closed the agent's port"))); // half-open sockets give no "close" for it
   socket.on("close", () => end(new RuntimeError("unavailable", "the agent's port closed")));
-  socket.write(encodeHello(sessionId));
+  socket.write(encodeHello(sessionId, first));
   await orAbandon(answered.promise, "greet the agent", options);
   return { link, closed: closed.promise, close: () => end() };
 }

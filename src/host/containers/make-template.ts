@@ -139,7 +139,7 @@ async function devicesOf(sandbox: Sandbox, paths: readonly string[]): Promise<De
 /** Makes the container that waits in the template for its start. */
 async function prepareContainer(sandbox: Sandbox, { record, stdin }: NonNullable<TemplateRequest["prepare"]>, folders: StateFolders, layerPath: string): Promise<PreparedContainer> {
   await ensureWritableLayer(folders, layerPath);
-  const container = await sandbox.createContainer({ ...containerRequest(record, layerPath, { stdin, holdOutput: true }), containerId: preparedId }, { timeoutMs: makeTimeoutMs });
+  const container = await sandbox.createContainer({ ...containerRequest(record, layerPath, { stdin, holdOutput: true }), containerId: preparedId, readAhead: true }, { timeoutMs: makeTimeoutMs });
   return { containerId: preparedId, guestPid: container.init.guestPid, streamId: firstStreamId, layerDiskId: sandbox.diskId(layerPath), imageDigest: record.imageDigest, title: [record.image, ...record.entrypoint, ...record.command].join(" ") };
 }
 

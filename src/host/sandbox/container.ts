@@ -36,6 +36,8 @@ export interface ContainerRequest {
   readonly createCwd: boolean;
   /** It is made to be saved and used by execs, and its process does nothing: what can be is done ahead. */
   readonly forExecs?: boolean;
+  /** It is made to be saved before its start: what that reads is read ahead. */
+  readonly readAhead?: boolean;
   readonly guestEtcFiles: boolean;
   /** A first process of ours before the spec's, or instead of it; default: none. */
   readonly init?: InitKind;
@@ -255,6 +257,7 @@ async function createInGuest(build: ContainerBuild, wait: WaitOptions): Promise<
     user: request.user,
     createCwd: request.createCwd,
     forExecs: request.forExecs ?? false,
+    readAhead: request.readAhead ?? false,
   }, wait);
   build.init.created(pid);
 }

@@ -41,6 +41,8 @@ export class SandboxBuild {
   user: SandboxUser | undefined;
   shares: SandboxShares | undefined;
   network: SandboxNetwork | undefined;
+  /** Resolves when the guest's clock is right; a container can be made meanwhile. */
+  clockSet: Promise<void> = Promise.resolve();
   readonly #guard: LateGuard;
   #vm: VirtualMachine | undefined;
   #connection: AgentClient | undefined;

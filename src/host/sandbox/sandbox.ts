@@ -94,6 +94,7 @@ interface Parts {
   readonly vm: VirtualMachine;
   readonly connection: AgentClient;
   readonly hello: HelloResponse;
+  readonly clockSet?: Promise<void>;
   readonly network: Pick<SandboxRecord, "addresses" | "ports" | "warnings">;
   readonly shares: SandboxShares | undefined;
   readonly teardown: UndoStack;
@@ -130,6 +131,8 @@ export class Sandbox {
   readonly #disks: DiskPool;
   readonly #room: SandboxRoom;
   readonly #shares: SandboxShares | undefined;
+  /** No process of the user's runs before that; of a sandbox that was taken over it was long ago. */
+  readonly #clockSet: Promise<void> | undefined;
   readonly #teardown: UndoStack;
   readonly #queue = new OperationQueue();
   /** A step of any operation ends with the VM. */
@@ -172,6 +175,7 @@ export class Sandbox {
     this.#prepared = parts.vm.startedBy === "template" ? config.prepared : undefined;
     for (const { diskId, path, lun } of this.#prepared?.disks ?? []) this.#disks.adopt(path, diskId, { scsiAddress: scsiAddress(lun) }, 0);
     this.#nextStreamId = (this.#prepared?.streamId ?? 0) + 1;
+    this.#clockSet = parts.clockSet;
     this.#acknowledged = parts.hello.acknowledgedEventSequence;
     this.ended = this.#watchVm();
     parts.vm.onMemoryResized(() => void this.#shareMemory()); // handles its failures
@@ -189,9 +193,9 @@ export class Sandbox {
       await startGuest(build, context.log);
       if (config.pristine !== true) await steps.runAll(equipGuestSteps, build);
       const clone = config.clone === undefined ? undefined : await listClone(build, guard);
-      const { vm, connection, hello, network, shares } = build;
+      const { vm, connection, hello, clockSet, network, shares } = build;
       const seen = { addresses: network?.guest.addresses ?? [], ports: network?.ports ?? [], warnings: network?.warnings ?? [] };
-      const sandbox = new Sandbox(config, context, { vm, connection, hello, network: seen, shares, teardown: undo.move(), timings: steps.timings });
+      const sandbox = new Sandbox(config, context, { vm, connection, hello, clockSet, network: seen, shares, teardown: undo.move(), timings: steps.timings });
       const record: SandboxRecord = { kind: "sandbox", name: "sandbox", phase: "running", ...seen, startedBy: vm.startedBy, startMs: Math.round(performance.now() - startedMs) };
       context.ledger.note(record);
       if (clone !== undefined) sandbox.#restore(clone);
@@ -261,6 +265,7 @@ export class Sandbox {
   }
 
   async startContainer(containerId: string, options: WaitOptions): Promise<Container> {
+    await this.#clockSet;
     this.#requireRunning(`start container "${containerId}"`);
     const container = this.container(containerId);
     container.require("start");
@@ -302,6 +307,7 @@ export class Sandbox {
     const registered = this.#registered.get(process);
     if (registered === undefined) throw new RuntimeError("failed_precondition", `exec "${execId}" is started already`, { reason: "wrong_state" });
     this.#registered.delete(process);
+    await this.#clockSet;
     const { request, streamId } = registered;
     const start = new ProcessStart(this.#connection, process, async () => {
       const { pid } = await this.#connection.guest.exec({ // a step: execSteps
@@ -656,7 +662,7 @@ export class Sandbox {
       for await (const event of this.#connection.guest.events({ afterSequence: this.#acknowledged })) {
         if (!order.accept(event.sequence)) continue;
         // Not awaited: a slow drain of one process must not hold up the exits of the others.
-        void this.#handle(event).catch((error: unknown) => this.#context.log.error("event not handled", { error: describeError(error) }));
+        void this.#handle(event).catch((error: unknown) => this.#context.log[this.#stopping === undefined ? "error" : "debug"]("event not handled", { error: describeError(error) }));
       }
     } catch (error) {
       // Nobody can tell what else such a guest says; its sandbox ends, and no other.

@@ -16,7 +16,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
   "sandbox/sandbox.ts Sandbox": {
     config: "config: sandbox.json", vm: "ledger: vmm", guestKernel: "agent: Hello", warnings: "ledger: sandbox", addresses: "ledger: sandbox", ports: "ledger: sandbox",
     containers: "ledger: container", vmProcesses: "ledger: exec", timings: "transient: of the start; startMs is in the ledger", ended: "transient: a promise about the VM",
-    "#context": "transient: the owner itself", "#connection": "transient: connected anew", "#disks": "ledger: container", "#room": "vmm: size, and the containers' resources",
+    "#context": "transient: the owner itself", "#connection": "transient: connected anew", "#clockSet": "transient: an owner that takes over finds it set", "#disks": "ledger: container", "#room": "vmm: size, and the containers' resources",
     "#shares": "ledger: share-mount", "#teardown": "ledger: all of it", "#queue": "transient: what was under way is finished or taken back", "#guard": "transient: about the VM",
     "#registered": "ledger: exec that the agent does not have", "#handled": "transient: the agent sends again what is not acknowledged", "#acknowledged": "agent: Hello",
     "#nextStreamId": "ledger: above every number that is used", "#stopping": "ledger: sandbox, phase", "#state": "vmm: query-status, and the ledger: sandbox, paused", "#leftGuest": "agent: ListProcesses",

@@ -64,7 +64,7 @@ export async function startGuest(build: SandboxBuild, log: Logger): Promise<void
 }
 
 async function connect(build: SandboxBuild, wait: WaitOptions): Promise<void> {
-  const connection = await orSilence(build.vm, build.surroundings.drivers.connectAgent(build.config, wait));
+  const connection = await orSilence(build.vm, build.surroundings.drivers.connectAgent(build.config, { ...wait, first: build.vm.startedBy === "template" && build.config.clone === undefined }));
   build.undo.add("agent connection", () => connection.close());
   build.connection = connection;
 }
@@ -77,7 +77,11 @@ async function greet(build: SandboxBuild, wait: WaitOptions): Promise<void> {
     config.pristine === true ? undefined : guest.refresh({ ...newIdentity(config), containerIds: vm.startedBy === "template" ? renamedContainers(config) : {} }, wait),
   ]));
   build.hello = hello;
-  if (refreshed !== undefined) await orSilence(vm, setClock(guest, refreshed.unixNanos, wait));
+  if (refreshed === undefined) return;
+  build.clockSet = orSilence(vm, setClock(guest, refreshed.unixNanos, wait));
+  build.clockSet.catch(() => { /* awaited here or by whoever starts a process */ });
+  // What was saved while it lived runs already.
+  if (config.clone !== undefined) await build.clockSet;
 }
 
 /**

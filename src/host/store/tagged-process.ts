@@ -31,7 +31,8 @@ export function findTaggedProcesses(token: string): ProcessIdentity[] {
   const wanted = `${tokenVariable}=${token}`;
   return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
     const pid = Number(name);
-    // The identity is taken first: should the pid change hands in between, the start time no longer fits and nothing is signalled.
+    if (!readEnvironment(pid).includes(wanted)) return [];
+    // Looked at again after its identity was taken: should the pid change hands later, the start time no longer fits and nothing is signalled.
     const identity = identifyProcess(pid);
     return identity !== undefined && readEnvironment(pid).includes(wanted) ? [identity] : [];
   });

@@ -17,9 +17,9 @@ export const sessionIdBytes = 16;
 const hello = Buffer.from("casemate\x00hello\x01\xfe", "latin1");
 const helloAnswer = Buffer.from("casemate\x00agent\x01\xfe", "latin1");
 
-/** What the host sends first on a new connection. The id's first byte must not be 0. */
-export function encodeHello(sessionId: Uint8Array): Buffer {
-  return Buffer.concat([Buffer.alloc(maxPacketBytes), hello, sessionId]);
+/** What the host sends first on a new connection. The id's first byte must not be 0. `first`: no host was here before, so there is no half packet to complete. */
+export function encodeHello(sessionId: Uint8Array, first = false): Buffer {
+  return Buffer.concat([Buffer.alloc(first ? 0 : maxPacketBytes), hello, sessionId]);
 }
 
 /** What the guest answers. */

@@ -2,8 +2,8 @@ import { closeSync, fstatSync, openSync, readSync, readlinkSync } from "node:fs"
 import { orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { UndoStack } from "../../../shared/base/undo.ts";
-import { isAlive, type ProcessIdentity } from "../../../shared/linux/proc.ts";
-import { describeExit, terminateProcess, type ManagedProcess } from "../../../shared/linux/run-process.ts";
+import { isAlive, signalProcess, type ProcessIdentity } from "../../../shared/linux/proc.ts";
+import { describeExit, type ManagedProcess } from "../../../shared/linux/run-process.ts";
 import { watchProcess } from "../../../shared/linux/watch-process.ts";
 import type { Ledger } from "../../store/ledger.ts";
 import type { Accelerator, CaptureResult, CaptureTarget, DiskSpec, NicSpec, PluggedDevices, PluggedDisk, PortSpec, ShareSpec, VirtualMachine, VmExit, VmLimits } from "../virtual-machine.ts";
@@ -17,8 +17,6 @@ import { closeSavedFile, loadDevices, saveDevices } from "./migration.ts";
 
 /** QEMU opens its monitor within 100 ms; a host that swaps may take seconds. */
 const monitorTimeoutMs = 15_000;
-/** Time for `quit` to take effect before SIGKILL; an orderly quit takes some 20 ms. */
-const quitTimeoutMs = 1_000;
 /** QEMU exits, and the last bytes of its console and its monitor arrive, together. */
 const lastWordsTimeoutMs = 500;
 /** The agent looks every 10 ms, and QEMU tells of it at most once a second; a guest that never does is saved all the same. */
@@ -234,14 +232,9 @@ export class QemuMachine implements VirtualMachine {
     this.#console.close();
   }
 
+  /** SIGKILL needs no cooperation, and loses no more than `quit` would: what the guest has written is in the host's page cache. */
   async #kill(): Promise<void> {
-    try {
-      await this.#qmp.execute("quit", {}, { timeoutMs: quitTimeoutMs });
-      await orAbandon(this.exited, "quit", { timeoutMs: quitTimeoutMs });
-    } catch {
-      // Stopped, stuck, or gone already: SIGKILL needs no cooperation.
-    }
-    await terminateProcess(this.identity, 0);
+    signalProcess(this.identity, "SIGKILL");
     await this.exited;
   }
 
