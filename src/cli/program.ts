@@ -1,8 +1,10 @@
-import { Command, type OutputConfiguration } from "commander";
+import { Command, CommanderError, type OutputConfiguration } from "commander";
 import { packageVersion } from "../host/config/package-root.ts";
+import { firstArgument } from "./arguments.ts";
 import type { CommandModule } from "./command.ts";
 import { groups, memberAliases as aliases } from "./commands/groups.ts";
 import { defineRefused, isRefused } from "./commands/refused.ts";
+import { exitCodes, exitWith, reportError } from "./exit.ts";
 
 /** Every command: a line for the help, and how to load it. */
 const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<CommandModule> }>> = {
@@ -78,11 +80,6 @@ async function defineGroup(program: Command, groupName: string, args: readonly s
   }
 }
 
-/** The first argument that is neither an option of the program nor its value: the command, if it is one. */
-function firstArgument(args: readonly string[]): string | undefined {
-  return args.find((argument, index) => !argument.startsWith("-") && args[index - 1] !== "--root");
-}
-
 /** Words a mistake on the command line as our other errors are: one line that says what, one that says what to do. */
 function mistakeOutput(commandLine: string): OutputConfiguration {
   return {
@@ -94,7 +91,7 @@ function mistakeOutput(commandLine: string): OutputConfiguration {
 }
 
 /** The program with one command loaded and the others known by name, for help and for spelling. */
-export async function buildProgram(args: readonly string[]): Promise<Command> {
+async function buildProgram(args: readonly string[]): Promise<Command> {
   const name = firstArgument(args);
   const program = new Command("casemate")
     .description("Runs containers inside lightweight virtual machines.")
@@ -114,4 +111,19 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
   }
   for (const groupName of Object.keys(groups)) await defineGroup(program, groupName, loadAll || groupName === name ? args : undefined);
   return program;
+}
+
+/** Does what the arguments say, and ends the program when that fails. */
+export async function runProgram(args: readonly string[]): Promise<void> {
+  try {
+    const program = await buildProgram(args);
+    await program.parseAsync(args, { from: "user" });
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // Help and version end with 0; bad options with docker's 125.
+      await exitWith(error.exitCode === 0 ? 0 : exitCodes.casemateFailed);
+    }
+    reportError(error, args.includes("--debug") || args.includes("-D"));
+    await exitWith(exitCodes.casemateFailed);
+  }
 }

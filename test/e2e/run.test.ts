@@ -64,6 +64,12 @@ describe("run", { skip }, () => {
     }
   });
 
+  test("leaves nothing of a sandbox whose run was a mistake: its owner was started before that was seen", async () => {
+    const before = sandboxParts(casemate.folders.run);
+    for (const args of [["--no-such-option", "busybox"], [], ["--from-snapshot", "none"]]) assert.equal((await casemate.run(["run", ...args])).code, 125, args.join(" "));
+    await eventually("owners without a sandbox end", () => (sandboxParts(casemate.folders.run).every((part) => before.includes(part)) ? true : undefined), { timeoutMs });
+  });
+
   test("passes input on to its end, and prints nothing of its own with -q", async () => {
     const input = Buffer.from(Array.from({ length: 70_000 }, (_, index) => index % 256));
     const { code, stdoutBytes, stderr } = await casemate.run(["run", "--rm", "-q", "-i", "busybox", "cat"], { input });

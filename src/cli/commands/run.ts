@@ -3,6 +3,7 @@ import type { PodRecord } from "../../host/store/pod-store.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
 import { cloneSandbox } from "../../host/containers/clone-sandbox.ts";
 import { connectOwner } from "../../host/control/owner-client.ts";
+import { dropOwnerAhead, sandboxIdAhead } from "../../host/control/start-owner.ts";
 import { readSnapshot } from "../../host/template/snapshot-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { CommandTimes } from "../command-times.ts";
@@ -34,7 +35,10 @@ export function define(command: Command): void {
 }
 
 async function run(image: string | undefined, args: readonly string[], flags: RunCommandFlags, command: Command): Promise<void> {
-  if (flags.fromSnapshot !== undefined) return runSnapshot(flags.fromSnapshot, image, flags, command);
+  if (flags.fromSnapshot !== undefined) {
+    dropOwnerAhead();
+    return runSnapshot(flags.fromSnapshot, image, flags, command);
+  }
   if (image === undefined) throw new RuntimeError("invalid_argument", "no image is named", { reason: "bad_image_name", hint: "for example `casemate run --rm busybox uname -r`" });
   await runContainer(image, args, flags, command, undefined);
 }
@@ -47,7 +51,7 @@ export async function runInPod(pod: PodRecord, image: string, args: readonly str
 async function runContainer(image: string, args: readonly string[], flags: RunCommandFlags, command: Command, pod: PodRecord | undefined): Promise<void> {
   const folders = foldersOf(command);
   const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, timings: flags.timings ?? false, ...creation(flags), startTimeoutMs: toStartTimeoutMs(flags.startTimeout), ...(flags.timings === true && { times: new CommandTimes("casemate run") }) };
-  const options = { ...toContainerOptions(image, args, flags, folders), ...(pod !== undefined && { pod }) };
+  const options = { ...toContainerOptions(image, args, flags, folders), sandboxId: sandboxIdAhead(folders), ...(pod !== undefined && { pod }) };
   const detach = flags.detach ?? false;
   if (!detach) requireTerminal({ tty: flags.tty ?? false, interactive: flags.interactive ?? false });
   const keys = flags.detachKeys === undefined ? undefined : parseDetachKeys(flags.detachKeys);

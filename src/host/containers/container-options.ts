@@ -35,6 +35,8 @@ export interface ContainerOptions {
   readonly coldBoot?: boolean;
   /** Start from a template without a container in it, and make none with one. Default false. */
   readonly guestTemplate?: boolean;
+  /** Id of its sandbox, if its owner was started ahead. */
+  readonly sandboxId?: string | undefined;
   /** Put the container into this pod's sandbox. */
   readonly pod?: PodRecord;
   /** `init`: a first process that collects orphans. `idle`: one that does nothing, instead of the command. */

@@ -53,7 +53,7 @@ export function describeContainer(options: ContainerOptions, image: ContainerIma
   return {
     version: 1,
     containerId,
-    sandboxId: options.pod?.sandboxId ?? newSandboxId(),
+    sandboxId: options.pod?.sandboxId ?? options.sandboxId ?? newSandboxId(),
     name,
     createdAtUnixMs: Date.now(),
     image: options.image,

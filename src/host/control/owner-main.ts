@@ -1,7 +1,8 @@
-// The owner of one sandbox: node owner.js SANDBOX_FOLDER [again]. The first one makes the sandbox; one that
-// comes after it ("again") takes over what is there. Descriptor 3, when open, takes one line of
-// JSON as soon as the sandbox is up or has failed (docs/files.md, "ready line").
-import { closeSync, existsSync, fstatSync, writeSync } from "node:fs";
+// The owner of one sandbox: node owner.js SANDBOX_FOLDER [waits | again]. The first one makes the sandbox, as soon
+// as it is told to if it "waits"; one that comes after it ("again") takes over what is there. Descriptor 3,
+// when open, gives that word, and takes one line of JSON as soon as the sandbox is up or has failed
+// (docs/files.md, "ready line").
+import { closeSync, existsSync, fstatSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { RuntimeError, codeOf, describeError, isErrnoException } from "../../shared/base/errors.ts";
@@ -25,13 +26,17 @@ import { startTracing } from "./tracing.ts";
 /** Time a sandbox gets to end politely when its owner is told to. */
 const stopTimeoutMs = 12_000;
 const readyFd = 3;
+/** Of the word to start: "go" and a line's end. */
+const goBytes = 3;
 
 /** Longest time to take a sandbox over. A guest answers in milliseconds; a busy one on a busy host, with a call under way in it, may take half a minute. */
 const adoptTimeoutMs = 90_000;
 /** The owner's own exit codes: 0 tells the supervisor not to start another. */
 const exitTryAgain = 1;
 
-async function main(folder: string, again: boolean): Promise<number> {
+async function main(folder: string, mode: string | undefined): Promise<number> {
+  const again = mode === "again";
+  if (mode === "waits" && !awaitWord(folder)) return 0;
   const config = readConfig(folder);
   if (config === undefined) return giveBackUnknown(folder);
   const paths = sandboxPaths(config.folders, config.sandboxId);
@@ -87,6 +92,18 @@ async function restartDue(store: ContainerStore, { sandboxId, debug }: SandboxCo
   leave();
   if (record !== undefined) await launchRestart(record, store, debug, log);
   return 0;
+}
+
+/** Waits until the sandbox is known. False: whoever started us has gone instead, or has no use for it. */
+function awaitWord(folder: string): boolean {
+  // Held meanwhile: without it the folder is a dead owner's.
+  const { folders, sandboxId } = sandboxOfFolder(folder);
+  const lock = lockOwner(sandboxPaths(folders, sandboxId).ownerLock);
+  if (lock === undefined) return false;
+  const told = readSync(readyFd, Buffer.alloc(goBytes)) > 0;
+  if (!told) removeSandboxFolder(folder);
+  closeSync(lock);
+  return told;
 }
 
 /** The configuration start-owner.ts has written. One that cannot be read is set aside. */
@@ -173,9 +190,9 @@ function announce(line: object): "told" | "unheard" | "nobody" {
   }
 }
 
-const [, , folder, again] = process.argv;
+const [, , folder, mode] = process.argv;
 if (folder === undefined || !existsSync(folder)) {
-  console.error("usage: owner SANDBOX_FOLDER [again]");
+  console.error("usage: owner SANDBOX_FOLDER [waits | again]");
   process.exit(2);
 }
-process.exit(await main(folder, again === "again"));
+process.exit(await main(folder, mode));

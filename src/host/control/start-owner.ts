@@ -1,6 +1,6 @@
 import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Readable } from "node:stream";
+import type { Duplex, Readable } from "node:stream";
 import { orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, type ErrorCode, isErrnoException } from "../../shared/base/errors.ts";
 import { startProcess, type ManagedProcess, type StartOptions } from "../../shared/linux/run-process.ts";
@@ -19,6 +19,16 @@ interface ReadyLine {
   readonly error?: { readonly code: ErrorCode; readonly message: string; readonly reason?: string; readonly hint?: string };
 }
 
+/** An owner that has loaded its program and waits to be told that its sandbox is known. */
+interface OwnerAhead {
+  readonly folders: StateFolders;
+  readonly sandboxId: string;
+  /** Takes the word, and gives the ready line. */
+  readonly line: Duplex;
+}
+
+let ahead: OwnerAhead | undefined;
+
 /** How much of a dead owner's log goes into the error. */
 const logTailBytes = 2_000;
 
@@ -29,13 +39,14 @@ const logTailBytes = 2_000;
  */
 export async function startOwner(config: SandboxConfig, options: WaitOptions): Promise<readonly string[]> {
   const paths = sandboxPaths(config.folders, config.sandboxId);
-  claimFolder(paths.folder, config.sandboxId);
-  const log = openSync(paths.ownerLog, "a", 0o600);
+  const waiting = takeOwnerAhead(config);
+  if (waiting === undefined) claimFolder(paths.folder, config.sandboxId);
   try {
     writeFileAtomic(paths.state, JSON.stringify(config, undefined, 1), undefined, { durable: false }); // as short-lived as its folder
-    const supervisor = await launchSupervisor(config.sandboxId, [paths.folder], ["ignore", log, log, "pipe"]);
-    const line = supervisor.child.stdio[3] as Readable; // a pipe, as asked for above
+    const line = waiting?.line ?? await launchFirstOwner(config.folders, config.sandboxId);
     try {
+      line.on("error", () => undefined); // what it means is seen by reading
+      line.write("go\n");
       await loadOwnerProtocol(); // it is needed next, and the owner loads its own program meanwhile
       return await orAbandon(readReadyLine(line, paths.ownerLog), `start sandbox "${config.sandboxId}"`, options);
     } finally {
@@ -44,6 +55,43 @@ export async function startOwner(config: SandboxConfig, options: WaitOptions): P
   } catch (error) {
     // An owner that failed has removed the folder itself; one that is still starting goes on and is stopped by whoever finds it.
     throw RuntimeError.is(error) ? error : RuntimeError.wrap(error, `start owner of sandbox "${config.sandboxId}"`);
+  }
+}
+
+/**
+ * Starts the owner of a sandbox before anything is known of it but its id: loading its program takes as long as
+ * whatever the caller still has to do. {@link startOwner} goes on from there. An owner that is never told
+ * to start ends with this program, and takes the sandbox's folder with it.
+ */
+export async function startOwnerAhead(folders: StateFolders, sandboxId: string): Promise<void> {
+  claimFolder(sandboxPaths(folders, sandboxId).folder, sandboxId);
+  ahead = { folders, sandboxId, line: await launchFirstOwner(folders, sandboxId) };
+}
+
+/** The id of the sandbox in these folders whose owner was started ahead. */
+export function sandboxIdAhead(folders: StateFolders): string | undefined {
+  return ahead?.folders.run === folders.run ? ahead.sandboxId : undefined;
+}
+
+/** Lets an owner that was started ahead go. */
+export function dropOwnerAhead(): void {
+  ahead?.line.destroy();
+  ahead = undefined;
+}
+
+function takeOwnerAhead({ folders, sandboxId }: SandboxConfig): OwnerAhead | undefined {
+  if (ahead?.sandboxId !== sandboxId || ahead.folders.run !== folders.run) return undefined;
+  const taken = ahead;
+  ahead = undefined;
+  return taken;
+}
+
+async function launchFirstOwner(folders: StateFolders, sandboxId: string): Promise<Duplex> {
+  const { folder, ownerLog } = sandboxPaths(folders, sandboxId);
+  const log = openSync(ownerLog, "a", 0o600);
+  try {
+    const supervisor = await launchSupervisor(sandboxId, [folder, "waits"], ["ignore", log, log, "pipe"]);
+    return supervisor.child.stdio[3] as Duplex; // a socket, as Node makes pipes
   } finally {
     closeSync(log);
   }
