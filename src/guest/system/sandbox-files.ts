@@ -1,6 +1,5 @@
-import { constants, fstatSync, ftruncateSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { constants, fstatSync, ftruncateSync, mkdirSync, openSync, readSync, writeSync } from "node:fs";
 import { call } from "../../shared/linux/libc.ts";
-import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import { mountFlag, mountNow } from "../linux/mount.ts";
 import { paths } from "../paths.ts";
 
@@ -15,6 +14,8 @@ export class SandboxFiles {
   #addresses: readonly string[] = [];
   #sandboxId = "";
   #generation = 0;
+  /** Has another UUID each time it is read. */
+  readonly #uuids = openSync("/proc/sys/kernel/random/uuid", constants.O_RDONLY);
   readonly #files = new Map<string, { readonly fd: number; content: string }>();
 
   /** Empty in a template. */
@@ -49,9 +50,11 @@ export class SandboxFiles {
     this.#write("machine-id", `${machineId}\n`);
   }
 
-  /** Draws another boot id; after the kernel has got new randomness. */
+  /** Draws another boot id, a random UUID as the kernel's is; after the kernel has got new randomness. */
   newBootId(): void {
-    this.#write("boot-id", `${newUuid()}\n`);
+    const line = Buffer.alloc(37);
+    readSync(this.#uuids, line, 0, line.length, 0);
+    this.#write("boot-id", line.toString("latin1"));
   }
 
   /** Shows our boot id in the guest itself. Containers have that mount bound into their own /proc: read-only from the start, because crun copies it once more before it would make it so. */
@@ -99,17 +102,9 @@ export class SandboxFiles {
   }
 }
 
-/** A random UUID (RFC 9562, version 4), as the kernel's boot id is one. */
-function newUuid(): string {
-  const bytes = kernelRandomBytes(16);
-  bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x40, 6);
-  bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
-  const hex = bytes.toString("hex");
-  return [[0, 8], [8, 12], [12, 16], [16, 20], [20, 32]].map(([from, to]) => hex.slice(from, to)).join("-");
-}
-
 /** hosts(5) as docker writes it. */
 export function hostsFile(hostname: string, addresses: readonly string[]): string {
+  if (addresses.length === 0) return loopbackHosts;
   const short = hostname.split(".")[0] ?? hostname;
   const names = short === hostname ? hostname : `${hostname} ${short}`;
   return loopbackHosts + addresses.map((address) => `${address}\t${names}\n`).join("");

@@ -29,7 +29,8 @@ export function encodeHelloAnswer(sessionId: Uint8Array): Buffer {
 
 /** One packet in one buffer: one write is one trip through the virtqueue. It begins where `into`, of {@link maxPacketBytes}, does, if that is given. */
 export function encodePacket(sessionId: Uint8Array, pieces: readonly Uint8Array[], into?: Buffer): Buffer {
-  const payloadBytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  let payloadBytes = 0;
+  for (const piece of pieces) payloadBytes += piece.length;
   const packetBytes = payloadBytes + packetOverheadBytes;
   const packet = into?.subarray(0, packetBytes) ?? Buffer.allocUnsafe(packetBytes);
   packet.writeUInt32BE(payloadBytes, 0);
