@@ -8,6 +8,18 @@ import { isBuiltin } from "node:module";
 const root = new URL("..", import.meta.url).pathname;
 process.chdir(root);
 
+/** Modules of Node's that are loaded by the first call of one of their functions: node:crypto takes 11 ms, and of short commands and starting owners few hash anything. */
+const loadedByCall = ["node:crypto", "node:zlib"];
+
+/** What a bundle has in the place of an import from a module of Node's. */
+async function builtinExports(path: string): Promise<string> {
+  const module = `process.getBuiltinModule(${JSON.stringify(path)})`;
+  const names = Object.keys(await import(path) as object).filter((name) => name !== "default");
+  if (loadedByCall.includes(path)) return names.filter((name) => /^[a-z]\w*$/.test(name)).map((name) => `export const ${name} = (...args) => ${module}.${name}(...args);`).join("\n");
+  // The calls marked as pure are left out where nobody uses their result, and with them the getters that load more.
+  return [`const builtin = ${module}; export default builtin;`, ...names.filter((name) => /^[A-Za-z_]\w*$/.test(name)).map((name) => `export const ${name} = /* @__PURE__ */ (() => builtin.${name})();`)].join("\n");
+}
+
 /**
  * Node's own modules by process.getBuiltinModule. An import statement copies every export of such a
  * module, and for node:fs and others that loads half of Node's streams: 5 ms of a short command's 20.
@@ -21,13 +33,7 @@ const leanBuiltins: Plugin = {
       const unused = /\/commander\//.test(importer) && path.endsWith("child_process");
       return { path, namespace: unused ? "unused" : "builtin", sideEffects: false };
     });
-    // The calls marked as pure are left out where nobody uses their result, and with them the getters that load more.
-    bundler.onLoad({ filter: /^/, namespace: "builtin" }, async ({ path }) => ({
-      contents: [
-        `const builtin = process.getBuiltinModule(${JSON.stringify(path)}); export default builtin;`,
-        ...Object.keys(await import(path) as object).filter((name) => /^[A-Za-z_]\w*$/.test(name) && name !== "default").map((name) => `export const ${name} = /* @__PURE__ */ (() => builtin.${name})();`),
-      ].join("\n"),
-    }));
+    bundler.onLoad({ filter: /^/, namespace: "builtin" }, async ({ path }) => ({ contents: await builtinExports(path) }));
     bundler.onLoad({ filter: /^/, namespace: "unused" }, () => ({ contents: "module.exports = {};" }));
   },
 };

@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import type { PodRecord } from "../../host/store/pod-store.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
-import { cloneSandbox } from "../../host/containers/clone-sandbox.ts";
 import { connectOwner } from "../../host/control/owner-client.ts";
 import { dropOwnerAhead, sandboxIdAhead } from "../../host/control/start-owner.ts";
 import { readSnapshot } from "../../host/template/snapshot-store.ts";
@@ -76,6 +75,7 @@ async function runSnapshot(name: string, image: string | undefined, flags: RunCo
   const other = command.options.find((option) => !cloneOptions.includes(option.attributeName()) && command.getOptionValueSource(option.attributeName()) === "cli");
   if (image !== undefined || other !== undefined) throw new RuntimeError("invalid_argument", `${image === undefined ? other?.long ?? "" : `image "${image}"`} with --from-snapshot: the container is made already`, { reason: "option_refused", hint: "only --name and -d go with --from-snapshot" });
   const launch: LaunchOptions = { folders, quiet: flags.quiet ?? false, debug: globalOptions(command).debug ?? false, startTimeoutMs: toStartTimeoutMs(flags.startTimeout) };
+  const { cloneSandbox } = await import("../../host/containers/clone-sandbox.ts");
   await runToExit(launch, async (abort) => {
     const [record] = await cloneSandbox(folders, readSnapshot(folders, name), { name: flags.name, ports: "same", debug: launch.debug, signal: abort.signal });
     if (record === undefined) throw new RuntimeError("failed_precondition", `snapshot "${name}" has no container`);

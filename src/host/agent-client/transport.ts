@@ -1,10 +1,10 @@
-import { randomBytes } from "node:crypto";
 import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { Deadline, orAbandon, type WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError, describeError, isErrnoException } from "../../shared/base/errors.ts";
 import { PacketLink } from "../../shared/channel/link.ts";
 import { PacketParser, encodeHello, sessionIdBytes } from "../../shared/channel/packet.ts";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import { connectUnix } from "../../shared/linux/unix-socket.ts";
 
 /**
@@ -60,7 +60,7 @@ function isBacklogFull(error: unknown): boolean {
 }
 
 async function greet(socket: Socket, first: boolean, options: WaitOptions): Promise<PortSession> {
-  const sessionId = randomBytes(sessionIdBytes);
+  const sessionId = kernelRandomBytes(sessionIdBytes);
   sessionId[0] = 1 + (sessionId[0] ?? 0) % 255; // not 0: see encodeHello
   const parser = PacketParser.forHost(sessionId);
   const link = new PacketLink(socket, sessionId);

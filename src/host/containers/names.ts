@@ -1,11 +1,11 @@
-import { randomBytes, randomInt } from "node:crypto";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
 
 const adjectives = ["amber", "brave", "calm", "clever", "eager", "fair", "gentle", "glad", "keen", "kind", "lively", "lucid", "mellow", "neat", "nimble", "patient", "proud", "quick", "quiet", "ready", "sharp", "shiny", "snug", "steady", "sunny", "tidy", "warm", "wise", "witty", "zesty"];
 const nouns = ["anvil", "badger", "beacon", "birch", "brook", "cedar", "comet", "coral", "crane", "ember", "falcon", "fern", "finch", "harbor", "heron", "island", "lantern", "maple", "meadow", "otter", "pebble", "pine", "quartz", "raven", "reef", "river", "sparrow", "summit", "thistle", "willow"];
 
 /** A container id: 64 hexadecimal digits, as docker's. */
 export function newContainerId(): string {
-  return randomBytes(32).toString("hex");
+  return kernelRandomBytes(32).toString("hex");
 }
 
 /** The host name of a container whose user gave none, as docker's. */
@@ -15,11 +15,12 @@ export function defaultHostname(containerId: string): string {
 
 /** A sandbox id: short enough for socket paths. */
 export function newSandboxId(): string {
-  return randomBytes(8).toString("hex");
+  return kernelRandomBytes(8).toString("hex");
 }
 
 /** A name for a container whose user gave none, e.g. `calm_otter42`. */
 export function newContainerName(): string {
-  const pick = (words: readonly string[]): string => words[randomInt(words.length)] ?? "casemate";
-  return `${pick(adjectives)}_${pick(nouns)}${randomInt(100)}`;
+  const below = (count: number): number => kernelRandomBytes(4).readUInt32LE(0) % count;
+  const pick = (words: readonly string[]): string => words[below(words.length)] ?? "casemate";
+  return `${pick(adjectives)}_${pick(nouns)}${below(100)}`;
 }

@@ -118,9 +118,9 @@ export async function startDetached(record: ContainerRecord, folders: StateFolde
 }
 
 /** Somebody starts a container: what was asked of it before counts no more, and its restarts are counted anew. */
-export function noteStart(folders: StateFolders, { containerId }: ContainerRecord): void {
+export function noteStart(folders: StateFolders, { containerId, stopRequested }: ContainerRecord): void {
   const store = new ContainerStore(folders);
-  store.change(containerId, { stopRequested: false });
+  if (stopRequested === true) store.change(containerId, { stopRequested: false });
   const status = store.readStatus(containerId);
   if (status.restart !== undefined) store.writeStatus(containerId, { ...status, restart: undefined });
 }

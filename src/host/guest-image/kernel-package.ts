@@ -30,7 +30,8 @@ export async function ensureKernel(folders: StateFolders, onProgress: (what: str
 export function cachedKernel(folders: StateFolders): UnpackedKernel | undefined {
   const cache = kernelCache(folders);
   const names = existsSync(cache) ? readdirSync(cache).filter((name) => !name.startsWith(".")) : [];
-  const newest = names.toSorted(new Intl.Collator("en", { numeric: true }).compare).at(-1);
+  // Making a collator takes 5 ms, which every start would wait for.
+  const newest = names.length < 2 ? names[0] : names.toSorted(new Intl.Collator("en", { numeric: true }).compare).at(-1);
   return newest === undefined ? undefined : unpackedKernel(join(cache, newest));
 }
 

@@ -37,11 +37,13 @@ test("copyMemory() finds what lies between holes, wherever they begin and end, a
       whole.fill("x", offset, offset + length);
       writeSync(from, whole, offset, length, offset);
     }
-    const { hash, usedBytes } = await copyMemory(from, to, bytes);
+    const { hash, usedBytes, pieces } = await copyMemory(from, to, bytes);
     assert.ok(readFileSync(join(folder, "copy")).equals(whole));
+    assert.deepEqual(await copyMemory(from, undefined, bytes, pieces), { hash, usedBytes, pieces }, "the same when the pieces are known");
     writeFileSync(join(folder, "whole"), whole);
     const full = openSync(join(folder, "whole"), "r");
-    assert.deepEqual(await copyMemory(full, undefined, bytes), { hash, usedBytes });
+    const fromFull = await copyMemory(full, undefined, bytes);
+    assert.deepEqual([fromFull.hash, fromFull.usedBytes], [hash, usedBytes]);
     closeSync(full);
   } finally {
     for (const fd of [from, to]) closeSync(fd);

@@ -23,7 +23,12 @@ export interface CopiedMemory {
   /** SHA-256 over number and bytes of every block that is not all zeros, hexadecimal: the same however sparse the file is. */
   readonly hash: string;
   readonly usedBytes: number;
+  /** What was read, because it is no hole. */
+  readonly pieces: readonly MemoryPiece[];
 }
+
+/** Bytes of a file that lie together: where they begin, and how many they are. */
+export type MemoryPiece = readonly [start: number, bytes: number];
 
 /** Where the next bytes that are not a hole, or the next hole, begin; `end` when there are none before it. */
 function seek(fd: number, from: number, whence: typeof SEEK_DATA | typeof SEEK_HOLE, end: number): number {
@@ -36,27 +41,32 @@ function seek(fd: number, from: number, whence: typeof SEEK_DATA | typeof SEEK_H
   }
 }
 
-/** The next piece to read, in whole blocks: from bytes that are not a hole to a hole that is worth skipping. Empty at the end. */
-function nextPiece(fd: number, from: number, end: number): { readonly start: number; readonly bytes: number } {
-  let data = seek(fd, from, SEEK_DATA, end);
-  if (data === end) return { start: end, bytes: 0 };
-  const start = Math.floor(data / blockBytes) * blockBytes, limit = Math.min(end, start + pieceBytes);
-  for (;;) {
-    const hole = Math.ceil(seek(fd, data, SEEK_HOLE, end) / blockBytes) * blockBytes;
-    if (hole >= limit) return { start, bytes: limit - start };
-    data = seek(fd, hole, SEEK_DATA, end);
-    if (data - hole >= worthSkippingBytes) return { start, bytes: hole - start };
+/** The pieces to read, in whole blocks: each from bytes that are not a hole to a hole that is worth skipping. */
+function* piecesOf(fd: number, end: number): Generator<MemoryPiece> {
+  for (let data = seek(fd, 0, SEEK_DATA, end); data < end;) {
+    const start = Math.floor(data / blockBytes) * blockBytes, limit = Math.min(end, start + pieceBytes);
+    let stop: number;
+    do {
+      stop = Math.min(limit, Math.ceil(seek(fd, data, SEEK_HOLE, end) / blockBytes) * blockBytes);
+      data = seek(fd, stop, SEEK_DATA, end);
+    } while (stop < limit && data - stop < worthSkippingBytes);
+    yield [start, stop - start];
   }
 }
 
-/** Copies a guest's memory between two files from their beginnings; where it is zero the target, which must be empty, stays sparse. Without a target it only looks. */
-export async function copyMemory(fromFd: number, toFd: number | undefined, bytes: number): Promise<CopiedMemory> {
+/**
+ * Copies a guest's memory between two files from their beginnings; where it is zero the target, which must be empty,
+ * stays sparse. Without a target it only looks. `known`: what an earlier copy has found to be no holes.
+ */
+export async function copyMemory(fromFd: number, toFd: number | undefined, bytes: number, known?: readonly MemoryPiece[]): Promise<CopiedMemory> {
   const hash = createHash("sha256");
   if (toFd !== undefined) ftruncateSync(toFd, bytes); // it may end with zeros
   const piece = Buffer.allocUnsafe(pieceBytes);
   const number = Buffer.alloc(4);
   let usedBytes = 0;
-  for (let { start, bytes: wanted } = nextPiece(fromFd, 0, bytes); start < bytes; { start, bytes: wanted } = nextPiece(fromFd, start + wanted, bytes)) {
+  const pieces: MemoryPiece[] = [];
+  for (const [start, wanted] of known ?? piecesOf(fromFd, bytes)) {
+    pieces.push([start, wanted]);
     const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
     if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${bytes} bytes`);
     for (let offset = 0; offset < wanted; offset += blockBytes) {
@@ -70,7 +80,7 @@ export async function copyMemory(fromFd: number, toFd: number | undefined, bytes
   }
   // Also when it ends with zeros.
   if (toFd !== undefined) ftruncateSync(toFd, bytes);
-  return { hash: hash.digest("hex"), usedBytes };
+  return { hash: hash.digest("hex"), usedBytes, pieces };
 }
 
 const pageBytes = 4096;

@@ -1,7 +1,7 @@
-import { randomBytes } from "node:crypto";
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { describeError } from "../../shared/base/errors.ts";
 import type { Logger } from "../../shared/base/log.ts";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
 import type { Step } from "../../shared/base/steps.ts";
 import { withUndo } from "../../shared/base/undo.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
@@ -118,5 +118,5 @@ function renamedContainers({ prepared, clone }: SandboxConfig): Record<string, s
 
 /** What a guest must not share with another: its name, its randomness, its time. */
 function newIdentity({ sandboxId, hostname }: SandboxConfig): { sandboxId: string; hostname: string; machineId: string; entropy: Uint8Array; unixNanos: bigint } {
-  return { sandboxId, hostname, machineId: randomBytes(16).toString("hex"), entropy: randomBytes(64), unixNanos: nowNanos() };
+  return { sandboxId, hostname, machineId: kernelRandomBytes(16).toString("hex"), entropy: kernelRandomBytes(64), unixNanos: nowNanos() };
 }

@@ -1,7 +1,7 @@
-import { createHash } from "node:crypto";
 import { linkSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
+import { kernelRandomBytes } from "../../shared/linux/random.ts";
 
 /** Where numbers are claimed: one file a number, its content says who holds it. */
 export interface NumberClaims {
@@ -19,8 +19,8 @@ export function claimNumber({ folder, holder }: NumberClaims, count: number): nu
   const draft = draftPath({ folder, holder });
   writeFileSync(draft, holder, { mode: 0o600 });
   try {
-    // Begin at a place of the holder's own, so that those who start together seldom meet.
-    const first = createHash("sha256").update(holder).digest().readUInt32BE(0) % count;
+    // Begin anywhere, so that those who start together seldom meet.
+    const first = kernelRandomBytes(4).readUInt32LE(0) % count;
     for (let step = 0; step < count; step++) {
       const number = (first + step) % count;
       if (tryLink(draft, join(folder, String(number)))) return number;

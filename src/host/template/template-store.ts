@@ -9,7 +9,7 @@ import { syncPath, writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { isFlocked } from "../../shared/linux/flock.ts";
 import { readStateFile } from "../store/state-file.ts";
 import { templatePaths, type StateFolders } from "../store/paths.ts";
-import { copyMemory } from "../hypervisor/guest-memory.ts";
+import { type MemoryPiece, copyMemory } from "../hypervisor/guest-memory.ts";
 
 /** A container that was made in a VM before it was saved, and waits there for its start. */
 export interface PreparedContainer {
@@ -47,7 +47,7 @@ export interface Template {
   /** The container that waits in it for its start; undefined: none. */
   readonly prepared?: PreparedContainer;
   /** The file with that container's writable layer; the hash is {@link copyMemory}'s kind. */
-  readonly layer?: { readonly bytes: number; readonly hash: string };
+  readonly layer?: { readonly bytes: number; readonly hash: string; readonly pieces: readonly MemoryPiece[] };
   /** How long it took to boot, warm up and save. */
   readonly madeInMs: number;
 }
@@ -199,7 +199,7 @@ export function pruneTemplates(folders: StateFolders, options: { readonly all?: 
 /** Gives a clone its copy of the prepared container's writable layer. A failure leaves no file. @throws RuntimeError `data_loss` (reason `template_corrupt`). */
 export async function copyPreparedLayer(folders: StateFolders, { key, layer }: Template, to: string): Promise<void> {
   try {
-    const { hash } = await copyWhole(templatePaths(folders, key).layer, to);
+    const { hash } = await copyWhole(templatePaths(folders, key).layer, to, layer?.pieces);
     if (hash !== layer?.hash) throw savedVmCorrupt(key, "its container's writable layer");
   } catch (error) {
     rmSync(to, { force: true });
@@ -207,13 +207,14 @@ export async function copyPreparedLayer(folders: StateFolders, { key, layer }: T
   }
 }
 
-async function copyWhole(from: string, to: string): Promise<{ readonly bytes: number; readonly hash: string }> {
+async function copyWhole(from: string, to: string, known?: readonly MemoryPiece[]): Promise<NonNullable<Template["layer"]>> {
   const source = openSync(from, "r");
   try {
     const target = openSync(to, "wx", 0o600);
     try {
       const { size } = fstatSync(source);
-      return { bytes: size, hash: (await copyMemory(source, target, size)).hash };
+      const { hash, pieces } = await copyMemory(source, target, size, known);
+      return { bytes: size, hash, pieces };
     } finally {
       closeSync(target);
     }
