@@ -17,7 +17,7 @@ const sandboxEndTimeoutMs = 20_000;
 const killTimeoutMs = 10_000;
 const ownerKillGraceMs = 1_000;
 /** A sandbox that ends is gone within tens of milliseconds. */
-const lookAgainMs = 5;
+const lookAgainMs = 2;
 
 /** Waits until a sandbox whose container has ended is gone, and cleans up after an owner that died. @throws RuntimeError `deadline_exceeded`. */
 export async function untilSandboxGone(folders: StateFolders, sandboxId: string): Promise<void> {
