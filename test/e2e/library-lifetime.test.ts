@@ -117,7 +117,7 @@ test("a start that cannot be, or is given up, leaves nothing", async () => {
   await assert.rejects(Sandbox.create({ root, image: "no.such.registry.invalid/nothing" }));
   await assert.rejects(Sandbox.create({ root, image: "busybox", user: "nobody-there", network: "none" }), (error: unknown) => RuntimeError.is(error) && error.reason === "user_not_found");
   const stop = new AbortController();
-  const given = Sandbox.create({ root, image: "busybox", network: "none", signal: stop.signal, onProgress: (what) => { if (what === "starting the sandbox") setTimeout(() => stop.abort(), 300); } });
+  const given = Sandbox.create({ root, image: "busybox", network: "none", signal: stop.signal, onProgress: (what) => { if (what === "starting the sandbox") setTimeout(() => stop.abort(), 80); } });
   await assert.rejects(given, (error: unknown) => RuntimeError.is(error, "canceled"));
   await gone(20_000);
   assert.equal((await Sandbox.list({ root })).length, 0);
