@@ -119,8 +119,9 @@ export class GuestPort {
       if (found.type === "packet") this.#link?.deliver(found.payload);
       else this.#endSession();
       if (found.type === "session") {
-        stream.write(encodeHelloAnswer(found.sessionId));
-        this.#link = new PacketLink(new DirectWriter(stream, fd), found.sessionId, true);
+        const writer = new DirectWriter(stream, fd);
+        writer.write(encodeHelloAnswer(found.sessionId));
+        this.#link = new PacketLink(writer, found.sessionId, true);
         this.#onSession(this.#link);
       }
     }

@@ -2,6 +2,9 @@ import type { Duplex } from "node:stream";
 import { RuntimeError, describeError } from "../base/errors.ts";
 import { FrameDecoder, encodeFrameHeader, maxFrameBytes, type Frame } from "./frame.ts";
 
+/** A frame with no more data is one write: over a VM's port each is a trip of its own. */
+const maxJoinedBytes = 4096;
+
 /** Frames over a duplex byte stream, with back-pressure on sending. Ends once, with or without an error. */
 export class FrameConnection {
   readonly #stream: Duplex;
@@ -43,13 +46,19 @@ export class FrameConnection {
   async send(streamId: number, type: number, flags: number, data: Uint8Array): Promise<void> {
     if (data.length > maxFrameBytes) throw new RuntimeError("resource_exhausted", `message length ${data.length} exceed maximum message size of ${maxFrameBytes}`);
     if (this.#over) throw new RuntimeError("unavailable", "ttrpc connection is closed");
-    this.#stream.cork();
-    this.#stream.write(encodeFrameHeader(streamId, type, flags, data.length));
-    const room = data.length === 0 ? !this.#stream.writableNeedDrain : this.#stream.write(data);
-    this.#stream.uncork();
-    if (room) return;
+    if (this.#write(encodeFrameHeader(streamId, type, flags, data.length), data)) return;
     this.#drain ??= Promise.withResolvers<void>();
     await this.#drain.promise;
+  }
+
+  /** False when the stream should drain first. */
+  #write(header: Buffer, data: Uint8Array): boolean {
+    if (data.length <= maxJoinedBytes) return this.#stream.write(Buffer.concat([header, data]));
+    this.#stream.cork();
+    this.#stream.write(header);
+    const room = this.#stream.write(data);
+    this.#stream.uncork();
+    return room;
   }
 
   end(error?: RuntimeError): void {
