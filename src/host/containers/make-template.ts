@@ -44,8 +44,8 @@ const preparedId = "prepared";
 const makeTimeoutMs = 180_000;
 /** A sandbox numbers its streams from 1 on. */
 const firstStreamId = 1;
-/** How often the paths of a container and of an exec are taken before a VM is saved, and how often its guest is met: what V8 learns of them it learns from the first calls, and after more of them it begins to optimise in the clones. */
-const warmUpRounds = 2, rehearsals = 3;
+/** How often the paths of a container and of an exec are taken before a VM is saved, and how often its guest is met: what V8 learns of them it learns from the first calls. */
+const warmUpRounds = 3, rehearsals = 6;
 
 /**
  * Boots a VM, warms it up and saves it. Returns undefined when another process is making the same
