@@ -11,6 +11,9 @@ const sysctls: Readonly<Record<string, string>> = {
   // docker sets these two in every container.
   "net/ipv4/ip_unprivileged_port_start": "0",
   "net/ipv4/ping_group_range": "0 2147483647",
+  // An interface says its MAC address by ARP when it comes up. Until it has sent something passt knows none, and what
+  // arrives at a published port goes to all, which TCP does not take; passt does not send it again.
+  "net/ipv4/conf/all/arp_notify": "1",
   "fs/inotify/max_user_instances": "8192",
   "fs/inotify/max_user_watches": "1048576",
   // Databases and JVMs ask for more than the default 65530.

@@ -80,8 +80,8 @@ async function greet(build: SandboxBuild, wait: WaitOptions): Promise<void> {
   if (refreshed === undefined) return;
   build.clockSet = orSilence(vm, setClock(guest, refreshed.unixNanos, wait));
   build.clockSet.catch(() => { /* awaited here or by whoever starts a process */ });
-  // What was saved while it lived runs already; a boot takes so long that nothing is gained by going on meanwhile.
-  if (config.clone !== undefined || vm.startedBy === "cold") await build.clockSet;
+  // What was saved while it lived runs already.
+  if (config.clone !== undefined) await build.clockSet;
 }
 
 /**
