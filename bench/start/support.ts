@@ -83,8 +83,8 @@ export class BareTemplate implements AsyncDisposable {
   }
 
   /** A VM that goes on from it; the caller ends it. */
-  start(): Promise<TestVm> {
-    return TestVm.restore("bare", { folders: this.#command.casemate.folders, template: key });
+  start(name = "bare"): Promise<TestVm> {
+    return TestVm.restore(name, { folders: this.#command.casemate.folders, template: key });
   }
 
   /** Milliseconds from QEMU's start to the answer. */
@@ -111,15 +111,17 @@ export class BareTemplate implements AsyncDisposable {
   }
 }
 
-/** Runs the same container until one is made from a template that holds it. */
+/** Runs the same container until one is made from a template that holds it: one of the command's own images, so a new one. */
 export async function untilPrepared(command: BenchCommand, args: readonly string[]): Promise<void> {
   const title = args.slice(runTrue.length).join(" ");
+  const holding = async (): Promise<string[]> => {
+    const templates = (await command.casemate.ok(["template", "ls", "--format", "json"])).split("\n").filter((line) => line !== "").map((line) => JSON.parse(line) as { readonly Key: string; readonly Holds: string }); // our own command's
+    return templates.filter(({ Holds }) => Holds.endsWith(title)).map(({ Key }) => Key);
+  };
+  const before = await holding();
   await command.time(args);
   await command.time(args); // the second one has it made
-  await eventually("make a template with the container", async () => {
-    const templates = (await command.casemate.ok(["template", "ls", "--format", "json"])).split("\n").filter((line) => line !== "").map((line) => JSON.parse(line) as { readonly Holds: string }); // our own command's
-    return templates.some(({ Holds }) => Holds.endsWith(title)) ? true : undefined;
-  }, { timeoutMs: makeTimeoutMs, intervalMs: 1_000 });
+  await eventually("make a template with the container", async () => (await holding()).some((key) => !before.includes(key)) ? true : undefined, { timeoutMs: makeTimeoutMs, intervalMs: 1_000 });
 }
 
 /** Some seconds; in the lab guest two minutes. */
