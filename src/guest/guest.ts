@@ -4,6 +4,7 @@ import type { ContainerFiles } from "./files/container-files.ts";
 import type { EventLog } from "./events.ts";
 import type { CallsUnderWay } from "./services/calls-under-way.ts";
 import type { Storages } from "./storage/storages.ts";
+import type { Optimizer } from "./system/optimizer.ts";
 import type { SandboxFiles } from "./system/sandbox-files.ts";
 
 /** What the services work with. */
@@ -13,6 +14,7 @@ export interface Guest {
   readonly storages: Storages;
   readonly events: EventLog;
   readonly sandboxFiles: SandboxFiles;
+  readonly optimizer: Optimizer;
   /** Calls that change processes and are not answered yet. */
   readonly calls: CallsUnderWay;
   readonly log: Logger;

@@ -29,6 +29,7 @@ import { guestService } from "./services/guest-service.ts";
 import { healthService } from "./services/health-service.ts";
 import { Storages } from "./storage/storages.ts";
 import { autoOnlineMemory } from "./system/hotplug.ts";
+import { Optimizer } from "./system/optimizer.ts";
 import { SandboxFiles } from "./system/sandbox-files.ts";
 import { agentVersion } from "./version.ts";
 
@@ -66,7 +67,7 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   const crun = new Crun({ file: "crun", root: paths.crun, reaper });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
   const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));
-  return { containers, files, storages, events, sandboxFiles, calls: new CallsUnderWay(), log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
+  return { containers, files, storages, events, sandboxFiles, optimizer: new Optimizer(), calls: new CallsUnderWay(), log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
 }
 
 /** Calls on the control port, stdio on the data port, so that a flood of output never delays a kill. */

@@ -72,13 +72,14 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
 }
 
 /** Gives a clone what it must not share with its siblings: random numbers first, because the rest may draw some. */
-function refresh({ containers, sandboxFiles }: Guest, { sandboxId, hostname, machineId, entropy, unixNanos, containerIds }: RefreshRequest): { unixNanos: bigint } {
+function refresh({ containers, sandboxFiles, optimizer }: Guest, { sandboxId, hostname, machineId, entropy, unixNanos, containerIds }: RefreshRequest): { unixNanos: bigint } {
   if (hostname !== "" && !hostnamePattern.test(hostname)) throw new RuntimeError("invalid_argument", `host name "${hostname.slice(0, 80)}": must be up to 64 letters, digits, "-" and "."`);
   if (machineId !== "" && !machineIdPattern.test(machineId)) throw new RuntimeError("invalid_argument", "machine id: must be 32 hexadecimal digits");
   if (entropy.length === 0) {
     stepClock(unixNanos);
     return { unixNanos: readClock() };
   }
+  optimizer.holdBack();
   addEntropy(entropy);
   sandboxFiles.newBootId();
   if (unixNanos !== 0n) stepClock(unixNanos);

@@ -276,6 +276,9 @@ export function kernelCommandLine(): string {
     // The guest trusts its (virtual) CPU and its bootloader anyway: both are the host.
     "random.trust_cpu=on", "random.trust_bootloader=on",
     "net.ifnames=0",
+    // All vCPUs read the same counter, saved and restored with them. A kernel that doubts it, as with an emulated AMD
+    // CPU of which a second can be plugged, takes the HPET, and every look at the clock is a call and an exit.
+    "tsc=reliable",
   ].join(" ");
 }
 
