@@ -89,7 +89,13 @@ export function removeCgroup(cgroup: string): void {
 
 /** Value of a key in a flat-keyed file such as memory.events; 0 when the cgroup or the key is missing. */
 export function cgroupCounter(cgroup: string, file: string, key: string): number {
-  return parseFlatKeyed(readIfThere(cgroupFile(cgroup, file))).get(key) ?? 0;
+  return findFlatKeyed(readIfThere(cgroupFile(cgroup, file)), key);
+}
+
+/** One value of what {@link parseFlatKeyed} reads; 0 when it is not there. A process's end waits for this. */
+export function findFlatKeyed(text: string, key: string): number {
+  const at = `\n${text}`.indexOf(`\n${key} `);
+  return at === -1 ? 0 : Number.parseInt(text.slice(at + key.length + 1), 10) || 0;
 }
 
 /** Parses "key value" lines (cgroup-v2, "flat keyed"). */

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { findFlatKeyed } from "./cgroup-tree.ts";
 import { OomTally } from "./oom-watch.ts";
 
 test("OomTally tells a container's own limit from the guest's, in whatever steps the counters move", () => {
@@ -10,4 +11,10 @@ test("OomTally tells a container's own limit from the guest's, in whatever steps
   assert.equal(tally.count(2, 5), undefined);
   assert.equal(tally.count(3, 5), "guest");
   assert.equal(tally.count(5, 6), "own");
+});
+
+test("one value of a flat keyed file: on the first line or a later one, by its whole name, 0 when it is not there", () => {
+  const text = "low 0\nhigh 1\noom 2\noom_kill 34\noom_group_kill 5\n";
+  assert.deepEqual(["low", "high", "oom", "oom_kill", "kill", "max"].map((key) => findFlatKeyed(text, key)), [0, 1, 2, 34, 0, 0]);
+  assert.equal(findFlatKeyed("", "oom"), 0);
 });

@@ -1,4 +1,4 @@
-import { rmSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { timePart } from "../../shared/base/call-parts.ts";
 import { RuntimeError, isErrnoException } from "../../shared/base/errors.ts";
@@ -245,6 +245,7 @@ export class Containers {
     const init = await this.#startByCrun(origin, spec.process, request.stdio, (files) => this.#context.crun.create(containerId, bundleFile(containerId), files));
     undo.add("container's processes", () => killAndWait(init));
     undo.add("OOM watch", watchOom(name, cgroup, this.#context.events));
+    undo.add("mount namespace", holdMountNamespace(init.pid));
     if (request.readAhead) readAhead(`/proc/${init.pid}/root`, spec.process);
     const spare = request.forExecs ? await this.#workAhead({ name, cgroup }, undo) : undefined;
     return new Container(name, spec, init, undo.move(), spare);
@@ -376,6 +377,12 @@ async function makeBundle(containerId: string, spec: RunnableSpec, undo: UndoSta
   undo.add("bundle", () => rm(bundleFile(containerId), { recursive: true, force: true }));
   await mkdir(bundleFile(containerId), { recursive: true, mode: 0o700 });
   await writeFile(bundleFile(containerId, "config.json"), JSON.stringify(spec));
+}
+
+/** Taking its mounts apart is then no part of the end of the container's process, which somebody waits for. Returns how to let it go. */
+function holdMountNamespace(pid: number): () => void {
+  const fd = openSync(`/proc/${pid}/ns/mnt`, "r");
+  return () => closeSync(fd);
 }
 
 async function killAndWait(init: GuestProcess): Promise<void> {

@@ -1,5 +1,4 @@
 import { readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { timePart } from "../../shared/base/call-parts.ts";
 import { orAbandon } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -108,7 +107,7 @@ export class Crun {
    * a fifth of a start from a prepared template under emulation. It is left to tell what is wrong.
    */
   async start(containerId: string, logFile: string): Promise<void> {
-    if (feedFifo(join(this.#options.root, containerId, "exec.fifo"), Buffer.alloc(1))) return;
+    if (feedFifo(`${this.#options.root}/${containerId}/exec.fifo`, Buffer.alloc(1))) return;
     await this.#run(`start container ${shown(containerId)}`, logFile, noStdio, ["start", containerId]);
   }
 

@@ -48,6 +48,7 @@ export class OutputPump {
    * regard to the host's pace, and ends the stream. Resolves when {@link bytes} is final.
    */
   async drain(): Promise<void> {
+    if (this.#finished) return;
     this.#draining = true;
     this.#lastDataMs = performance.now();
     this.#stream.resume();

@@ -85,7 +85,7 @@ export class ProcessStdio {
   async drain(): Promise<OutputTotals> {
     this.#input?.close();
     if (this.#stdio !== undefined) this.#port.closeInput(this.#stdio.streamId);
-    await Promise.all(this.#outputs.map((output) => output.drain()));
+    for (const drained of this.#outputs.map((output) => output.drain())) await drained; // side by side; none fails
     // The master is of no use without its process; closing it hangs up what was left behind.
     this.#terminal?.stream.destroy();
     const [stdout, stderr] = this.#outputs;

@@ -13,8 +13,11 @@ export class Optimizer {
 
   /** Off now, and on again some time after the last call. */
   holdBack(): void {
-    if (this.#waiting === undefined) setFlagsFromString("--no-turbofan");
-    else clearTimeout(this.#waiting);
+    if (this.#waiting !== undefined) {
+      this.#waiting.refresh();
+      return;
+    }
+    setFlagsFromString("--no-turbofan");
     this.#waiting = setTimeout(() => {
       this.#waiting = undefined;
       setFlagsFromString("--turbofan");

@@ -6,7 +6,8 @@ import { prepareVolumeSource } from "../storage/shares/parse-volume.ts";
 import { ensureWritableLayer } from "../storage/writable-layer.ts";
 import { connectOwner, type OwnerClient } from "../control/owner-client.ts";
 import { doneBefore } from "../control/repeated-calls.ts";
-import { startOwner } from "../control/start-owner.ts";
+import { EarlyCall } from "../control/early-call.ts";
+import { startOwner, type StartOwnerOptions } from "../control/start-owner.ts";
 import { bootMemoryBytes, sandboxMemoryBytes, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, type ContainerRecord, hasProcesses, processUser } from "../store/container-store.ts";
 import { containerPaths, isRootful, type StateFolders } from "../store/paths.ts";
@@ -66,33 +67,19 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
   const deadline = Deadline.after(options.timeoutMs);
   const remaining = (): WaitOptions => ({ timeoutMs: deadline.remainingMs, ...(options.signal && { signal: options.signal }) });
   const disk = containerPaths(folders, record.containerId).disk;
-  const warnings = record.pod === undefined ? await startOwnSandbox(record, setup, stdio, disk, remaining()) : await joinPod(record, record.pod, setup, disk, remaining());
-  const client = await connectOwner(folders, record.sandboxId);
-  const { packCreateOptions } = await import("../control/create-options.ts"); // with the descriptors that connecting has loaded
+  const create = (client: OwnerClient): Promise<void> => createByOwner(client, folders, record, stdio, disk, remaining());
+  using early = new EarlyCall(folders, record.sandboxId, create);
+  const warnings = record.pod === undefined ? await startOwnSandbox(record, setup, stdio, disk, { ...remaining(), onServing: () => early.make() }) : await joinPod(record, record.pod, setup, disk, remaining());
+  const called = await early.take();
+  const client = called?.client ?? await connectOwner(folders, record.sandboxId);
   try {
     await options.onConnected?.(client);
-    await client.call(async ({ task }) => { await task.create({
-      id: record.containerId,
-      bundle: containerPaths(folders, record.containerId).folder,
-      rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
-      terminal: record.terminal,
-      options: packCreateOptions({
-        user: processUser(record),
-        createCwd: true,
-        stdin: stdio.stdin,
-        ...(stdio.terminalSize && { terminalSize: { ...stdio.terminalSize } }),
-        containerFolder: containerPaths(folders, record.containerId).folder,
-        autoRemove: record.autoRemove,
-        lastOneOut: record.pod === undefined,
-        guestEtcFiles: true,
-        init: record.init === "init",
-        idle: record.init === "idle",
-        timeoutMs: BigInt(record.settings?.timeoutMs ?? 0),
-        noLog: record.settings?.logging?.driver === "none",
-        logMaxFileBytes: BigInt(record.settings?.logging?.maxFileBytes ?? 0),
-        logMaxFiles: record.settings?.logging?.maxFiles ?? 0,
-      }),
-    }, remaining()); }, doneBefore.create);
+    let answer = called?.answer;
+    await client.call(async () => {
+      const present = answer ?? create(client);
+      answer = undefined; // an owner that has died meanwhile does not give it any more
+      await present;
+    }, doneBefore.create);
     if (record.settings !== undefined) await writeEtcFiles(client, record);
     return { client, warnings };
   } catch (error) {
@@ -100,6 +87,33 @@ export async function prepareContainer(record: ContainerRecord, setup: HostSetup
     client.close();
     throw error;
   }
+}
+
+async function createByOwner({ task }: OwnerClient, folders: StateFolders, record: ContainerRecord, stdio: StdioPlan, disk: string, wait: WaitOptions): Promise<void> {
+  const { packCreateOptions } = await import("../control/create-options.ts"); // with the descriptors that connecting has loaded
+  const { folder } = containerPaths(folders, record.containerId);
+  await task.create({
+    id: record.containerId,
+    bundle: folder,
+    rootfs: [...record.rootfs.map(({ path, fsType }) => ({ type: fsType, source: path, options: ["ro"] })), { type: "ext4", source: disk, options: ["rw"] }],
+    terminal: record.terminal,
+    options: packCreateOptions({
+      user: processUser(record),
+      createCwd: true,
+      stdin: stdio.stdin,
+      ...(stdio.terminalSize && { terminalSize: { ...stdio.terminalSize } }),
+      containerFolder: folder,
+      autoRemove: record.autoRemove,
+      lastOneOut: record.pod === undefined,
+      guestEtcFiles: true,
+      init: record.init === "init",
+      idle: record.init === "idle",
+      timeoutMs: BigInt(record.settings?.timeoutMs ?? 0),
+      noLog: record.settings?.logging?.driver === "none",
+      logMaxFileBytes: BigInt(record.settings?.logging?.maxFileBytes ?? 0),
+      logMaxFiles: record.settings?.logging?.maxFiles ?? 0,
+    }),
+  }, wait);
 }
 
 /** Starts a container that nobody watches. */
@@ -132,7 +146,7 @@ export async function giveUpStart(client: OwnerClient, record: ContainerRecord):
 }
 
 /** Starts the container's own sandbox, from a template with the very same container if there is one. */
-async function startOwnSandbox(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, disk: string, wait: WaitOptions): Promise<readonly string[]> {
+async function startOwnSandbox(record: ContainerRecord, setup: HostSetup, stdio: StdioPlan, disk: string, wait: StartOwnerOptions): Promise<readonly string[]> {
   const like = preparable(record, setup, stdio.stdin);
   const prepared = like === undefined ? undefined : await takePrepared(record, setup, like);
   const config = sandboxConfig(record, setup);
@@ -160,17 +174,16 @@ async function joinPod(record: ContainerRecord, podName: string, setup: HostSetu
   return warnings;
 }
 
-/** Side by side: the disk is small work, the boot is long. */
-async function startWithDisk(record: ContainerRecord, setup: HostSetup, config: SandboxConfig, disk: string, wait: WaitOptions): Promise<readonly string[]> {
+/** Side by side: the disk is small work, the boot is long. Nothing is asked of the owner before the disk is there. */
+async function startWithDisk(record: ContainerRecord, setup: HostSetup, config: SandboxConfig, disk: string, wait: StartOwnerOptions): Promise<readonly string[]> {
   const noDisk = new AbortController();
   const signal = AbortSignal.any([noDisk.signal, ...(wait.signal === undefined ? [] : [wait.signal])]);
-  const [layer, start] = await Promise.allSettled([
-    ensureWritableLayer(setup.folders, disk, wait).catch((error: unknown) => {
-      noDisk.abort(error);
-      throw error;
-    }),
-    startSandbox(record, setup, config, { ...wait, signal }),
-  ]);
+  const makingLayer = ensureWritableLayer(setup.folders, disk, wait).catch((error: unknown) => {
+    noDisk.abort(error);
+    throw error;
+  });
+  const onServing = (): void => void makingLayer.then(wait.onServing, () => { /* told below */ });
+  const [layer, start] = await Promise.allSettled([makingLayer, startSandbox(record, setup, config, { ...wait, signal, onServing })]);
   if (layer.status === "rejected") throw layer.reason;
   if (start.status === "rejected") throw start.reason;
   return start.value;
@@ -180,7 +193,7 @@ async function startWithDisk(record: ContainerRecord, setup: HostSetup, config: 
 const guestFailures: readonly (string | undefined)[] = ["vmm_died", "agent_silent"];
 
 /** Starts the owner, again when it dies on the way; when that fails, nothing of the sandbox is left when the error arrives. */
-async function startSandbox(record: ContainerRecord, setup: HostSetup, config: SandboxConfig, wait: WaitOptions, starts = 1): Promise<readonly string[]> {
+async function startSandbox(record: ContainerRecord, setup: HostSetup, config: SandboxConfig, wait: StartOwnerOptions, starts = 1): Promise<readonly string[]> {
   try {
     return await startOwner(config, wait);
   } catch (error) {

@@ -65,6 +65,7 @@ async function main(folder: string, mode: string | undefined): Promise<number> {
     await making.then((sandbox) => sandbox.stop(0), () => undefined);
     throw error;
   });
+  if (record === undefined) say({ serving: true });
   try {
     const sandbox = await making;
     starting.resolve(sandbox);
@@ -178,12 +179,18 @@ async function serveMeanwhile(owner: Owner, socketPath: string): Promise<{ close
   return server;
 }
 
-/** Tells the process that started the owner how it went. A restarted owner has nobody to tell; `unheard`: whoever there was has gone. */
+/** The last that the process which started the owner is told. */
 function announce(line: object): "told" | "unheard" | "nobody" {
+  const told = say(line);
+  if (told === "told") closeSync(readyFd);
+  return told;
+}
+
+/** Tells the process that started the owner how it goes. A restarted owner has nobody to tell; `unheard`: whoever there was has gone. */
+function say(line: object): "told" | "unheard" | "nobody" {
   try {
     if (!fstatSync(readyFd).isFIFO() && !fstatSync(readyFd).isSocket()) return "nobody";
     writeSync(readyFd, JSON.stringify(line) + "\n");
-    closeSync(readyFd);
     return "told";
   } catch (error) {
     return isErrnoException(error, "EPIPE") ? "unheard" : "nobody"; // EBADF: started again by the supervisor

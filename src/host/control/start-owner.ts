@@ -12,8 +12,10 @@ import { taggedEnvironment } from "../store/tagged-process.ts";
 import { loadOwnerProtocol } from "./owner-protocol.ts";
 import { tracingEnvironment } from "./tracing.ts";
 
-/** What the owner says on its ready line. */
-interface ReadyLine {
+/** What the owner says while it starts its sandbox, a line each; the last one is the ready line. */
+interface OwnerLine {
+  /** It takes calls, which wait for the sandbox. */
+  readonly serving?: true;
   readonly ready?: true;
   readonly warnings?: readonly string[];
   readonly error?: { readonly code: ErrorCode; readonly message: string; readonly reason?: string; readonly hint?: string };
@@ -29,6 +31,12 @@ interface OwnerAhead {
 
 let ahead: OwnerAhead | undefined;
 
+/** Options of {@link startOwner}. */
+export interface StartOwnerOptions extends WaitOptions {
+  /** Called when the owner takes calls: those for containers wait until the sandbox is up. */
+  readonly onServing?: () => void;
+}
+
 /** How much of a dead owner's log goes into the error. */
 const logTailBytes = 2_000;
 
@@ -37,7 +45,7 @@ const logTailBytes = 2_000;
  * up. Returns what the user should be warned of.
  * @throws RuntimeError what kept the sandbox from starting, with the guest's last console lines.
  */
-export async function startOwner(config: SandboxConfig, options: WaitOptions): Promise<readonly string[]> {
+export async function startOwner(config: SandboxConfig, options: StartOwnerOptions): Promise<readonly string[]> {
   const paths = sandboxPaths(config.folders, config.sandboxId);
   const waiting = takeOwnerAhead(config);
   if (waiting === undefined) claimFolder(paths.folder, config.sandboxId);
@@ -48,7 +56,7 @@ export async function startOwner(config: SandboxConfig, options: WaitOptions): P
       line.on("error", () => undefined); // what it means is seen by reading
       line.write("go\n");
       await loadOwnerProtocol(); // it is needed next, and the owner loads its own program meanwhile
-      return await orAbandon(readReadyLine(line, paths.ownerLog), `start sandbox "${config.sandboxId}"`, options);
+      return await orAbandon(readReadyLine(line, paths.ownerLog, options.onServing), `start sandbox "${config.sandboxId}"`, options);
     } finally {
       line.destroy();
     }
@@ -132,16 +140,18 @@ function claimFolder(folder: string, sandboxId: string): void {
   }
 }
 
-async function readReadyLine(stream: Readable, ownerLog: string): Promise<readonly string[]> {
+async function readReadyLine(stream: Readable, ownerLog: string, onServing?: () => void): Promise<readonly string[]> {
   let text = "";
   for await (const chunk of stream) {
-    text += String(chunk);
-    if (text.includes("\n")) break;
+    const lines = (text + String(chunk)).split("\n");
+    text = lines.pop() ?? "";
+    for (const { serving, warnings, error } of lines.map((line) => JSON.parse(line) as OwnerLine)) { // written by owner-main.ts of the same package
+      if (error !== undefined) throw new RuntimeError(error.code, error.message, { reason: error.reason, hint: error.hint });
+      if (serving !== true) return warnings ?? [];
+      onServing?.();
+    }
   }
-  if (!text.includes("\n")) throw new RuntimeError("unavailable", `the owner ended before the sandbox was up: ${readTail(ownerLog)}`, { reason: "owner_died", hint: "try again; if it stays, the end of the owner's log above says why" });
-  const line = JSON.parse(text) as ReadyLine; // written by owner-main.ts of the same package
-  if (line.error !== undefined) throw new RuntimeError(line.error.code, line.error.message, { reason: line.error.reason, hint: line.error.hint });
-  return line.warnings ?? [];
+  throw new RuntimeError("unavailable", `the owner ended before the sandbox was up: ${readTail(ownerLog)}`, { reason: "owner_died", hint: "try again; if it stays, the end of the owner's log above says why" });
 }
 
 function readTail(path: string): string {
