@@ -1,7 +1,7 @@
 import { setFlagsFromString } from "node:v8";
 
-/** Longer than an emulated guest takes to start a container. */
-const quietMs = 2_000;
+/** An emulated guest on an idle host has started its first container by then. */
+const quietMs = 1_000;
 
 /**
  * V8's optimizing compiler, off while a sandbox starts (guest-image/init has it off from the beginning). Which
