@@ -184,7 +184,7 @@ function qemuConfig(config: Pick<SandboxConfig, "sandboxId" | "accelerator" | "s
     incoming: false,
     generation: config.pristine === true ? "kept" : "new",
     maxVcpus: availableParallelism(),
-    commandLine: kernelCommandLine(config.accelerator),
+    commandLine: kernelCommandLine(config.accelerator === "tcg"),
   };
 }
 

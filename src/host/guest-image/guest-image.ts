@@ -7,7 +7,6 @@ import { writeFileAtomic } from "../../shared/linux/atomic-file.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { runProcess } from "../../shared/linux/run-process.ts";
 import { packageNode, packageRoot } from "../config/package-root.ts";
-import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import { readStateFile } from "../store/state-file.ts";
 import type { StateFolders } from "../store/paths.ts";
 import { encodeCpio, type CpioEntry } from "./cpio.ts";
@@ -265,8 +264,8 @@ async function linkApplets(staging: string, taken: ReadonlySet<string>): Promise
   }
 }
 
-/** The kernel's command line in a VM of that accelerator. */
-export function kernelCommandLine(accelerator: Accelerator): string {
+/** The kernel's command line. `emulated`: the VM's CPUs are. */
+export function kernelCommandLine(emulated: boolean): string {
   return [
     "console=ttyS0",
     "quiet",
@@ -279,7 +278,7 @@ export function kernelCommandLine(accelerator: Accelerator): string {
     "net.ifnames=0",
     // Emulated vCPUs read the same counter, saved and restored with them. A kernel that doubts it, as with an AMD CPU
     // of which a second can be plugged, takes the HPET, and every look at the clock is a call and an exit.
-    ...(accelerator === "tcg" ? ["tsc=reliable"] : []),
+    ...(emulated ? ["tsc=reliable"] : []),
   ].join(" ");
 }
 
