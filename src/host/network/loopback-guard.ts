@@ -10,8 +10,8 @@ import type { ResourceKind, ResourceRecord } from "../store/ledger.ts";
  * connections and pass.
  */
 export interface GuardSpec {
-  /** Number of the sandbox's address slot; names the chain. */
-  readonly slot: number;
+  /** Names the chain: what a crash of another sandbox has left, and what one of other state folders has, is not touched. */
+  readonly sandboxId: string;
   /** User of passt and of no other program that talks over loopback. */
   readonly uid: number;
   /** The host's name servers; those on loopback stay reachable, for datagrams, as passt forwards them. */
@@ -34,6 +34,8 @@ const families: readonly Family[] = [
   { tool: "iptables", loopback: "127.0.0.0/8", isMine: (address) => address.startsWith("127.") },
   { tool: "ip6tables", loopback: "::1/128", isMine: (address) => address === "::1" },
 ];
+/** Of a chain's name, in iptables. */
+const maxChainLength = 28;
 /** Seconds to wait for another program that changes the packet filter. */
 const lockWaitSeconds = "5";
 const toolTimeoutMs = 10_000;
@@ -43,12 +45,12 @@ const absentExitCodes = [0, 1, 2];
 /** The packet-filter rules of one sandbox. Held: undefined, or why there are none. */
 export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | undefined> = {
   kind: "loopback-guard",
-  volatile: true, // and its chain is named after a slot that is known only when it is claimed
-  plan: ({ slot, uid }) => ({ kind: "loopback-guard", name: "loopback", chain: `casemate-${slot}`, uid }),
+  volatile: true,
+  plan: ({ sandboxId, uid }) => ({ kind: "loopback-guard", name: "loopback", chain: `casemate-${sandboxId}`.slice(0, maxChainLength), uid }),
   act: async (record, { nameservers }) => {
     try {
       for (const family of families) {
-        await removeRules(record, family); // of a sandbox that crashed on a slot with this number
+        await removeRules(record, family); // of a start of this sandbox that crashed
         await runProcess(`${family.tool}-restore`, ["--noflush", "-w", lockWaitSeconds], { input: guardRules(record, family, nameservers), timeoutMs: toolTimeoutMs });
       }
       return undefined;

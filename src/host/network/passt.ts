@@ -68,7 +68,7 @@ interface NetworkBuild {
 export const networkSteps: readonly Step<NetworkBuild>[] = [
   { name: "choose ports", run: async (build) => { build.ports = await choosePorts(build.request.ports); } },
   { name: "claim addresses", run: claimAddresses },
-  { name: "guard loopback", run: async (build) => { build.warnings = await guardLoopback(build.request, slotOf(build), build.host, build.ledger, build.undo); } },
+  { name: "guard loopback", run: async (build) => { build.warnings = await guardLoopback(build.request, build.host, build.ledger, build.undo); } },
   { name: "start passt", run: startPasstFor },
 ];
 
@@ -100,9 +100,9 @@ function slotOf({ slot }: NetworkBuild): AddressSlot {
   return slot;
 }
 
-async function guardLoopback({ user }: NetworkRequest, slot: AddressSlot, host: HostNetwork, ledger: Ledger, undo: UndoStack): Promise<string[]> {
+async function guardLoopback({ sandboxId, user }: NetworkRequest, host: HostNetwork, ledger: Ledger, undo: UndoStack): Promise<string[]> {
   const missing = user === undefined ? "the packet filter needs root"
-    : await ledger.plan((plan) => plan(loopbackGuardKind, { slot: slot.slot, uid: user.uid, nameservers: host.nameservers })).take(undo);
+    : await ledger.plan((plan) => plan(loopbackGuardKind, { sandboxId, uid: user.uid, nameservers: host.nameservers })).take(undo);
   return missing === undefined ? [] : [`a hostile guest could reach services on this host's loopback addresses (${missing})`];
 }
 
