@@ -79,7 +79,8 @@ function refresh({ containers, sandboxFiles, optimizer }: Guest, { sandboxId, ho
     stepClock(unixNanos);
     return { unixNanos: readClock() };
   }
-  optimizer.holdBack();
+  // In a template it stays off: there no sandbox has a name yet.
+  if (sandboxId !== "") optimizer.holdBack();
   addEntropy(entropy);
   sandboxFiles.newBootId();
   if (unixNanos !== 0n) stepClock(unixNanos);
