@@ -79,8 +79,7 @@ function refresh({ containers, sandboxFiles, optimizer }: Guest, { sandboxId, ho
     stepClock(unixNanos);
     return { unixNanos: readClock() };
   }
-  // In a template it stays off: there no sandbox has a name yet.
-  if (sandboxId !== "") optimizer.holdBack();
+  optimizer.holdBack(sandboxId === ""); // a template's rehearsal: no sandbox has a name there yet
   addEntropy(entropy);
   sandboxFiles.newBootId();
   if (unixNanos !== 0n) stepClock(unixNanos);
