@@ -381,8 +381,13 @@ async function makeBundle(containerId: string, spec: RunnableSpec, undo: UndoSta
 
 /** Taking its mounts apart is then no part of the end of the container's process, which somebody waits for. Returns how to let it go. */
 function holdMountNamespace(pid: number): () => void {
-  const fd = openSync(`/proc/${pid}/ns/mnt`, "r");
-  return () => closeSync(fd);
+  try {
+    const fd = openSync(`/proc/${pid}/ns/mnt`, "r");
+    return () => closeSync(fd);
+  } catch (error) {
+    if (isErrnoException(error, "ENOENT")) return () => undefined; // the process has ended: its start will say so
+    throw error;
+  }
 }
 
 async function killAndWait(init: GuestProcess): Promise<void> {
