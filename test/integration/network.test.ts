@@ -1,7 +1,7 @@
 // A sandbox's network by passt, seen from a guest that is driven frame by frame.
 // - published ports answer, TCP and UDP, below 1024 too, and passt is an unprivileged user
 // - a resolver on the host's loopback is asked through the forwarded address
-// - no packet a hostile guest can make reaches a service on the host's loopback
+// - no packet a hostile guest can make reaches a service on the host's loopback, whatever rules a crash has left
 // - a host without uplink still has its published ports, with one warning
 // - a taken port is an error before anything starts; a dead passt is noticed
 // Each case runs in network and mount namespaces of its own. Needs root, passt, iptables, iproute2.
@@ -18,6 +18,7 @@ import type { ProbeReport, ProbeRequest } from "../support/network-probe.ts";
 const probePath = fileURLToPath(new URL("../support/network-probe.ts", import.meta.url));
 const setUp = {
   none: "ip link set lo up",
+  stale: "ip link set lo up; iptables -N casemate-probe; iptables -A casemate-probe -j RETURN; for uid in 1 231072; do iptables -A OUTPUT -o lo -d 127.0.0.0/8 -m owner --uid-owner $uid -m conntrack --ctstate NEW -j casemate-probe; done",
   ipv4: "ip link set lo up; ip link add up0 type veth peer name peer0; ip addr add 192.0.2.9/24 dev up0; ip link set up0 up; ip link set peer0 up; ip route add default via 192.0.2.1",
   dual: "ip link set lo up; ip link add up0 type veth peer name peer0; ip addr add 192.0.2.9/24 dev up0; ip -6 addr add 2001:db8::9/64 dev up0 nodad; ip link set up0 up; ip link set peer0 up; ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1 dev up0",
 };
@@ -57,6 +58,12 @@ test("no packet of a guest reaches the host's loopback", async (t) => {
   assert.equal(report.loopbackHits, 0, JSON.stringify(report.attacks));
   assert.ok(Object.entries(report.attacks ?? {}).every(([attack, outcome]) => !attack.includes("127.") || outcome !== "connected"), JSON.stringify(report.attacks));
   assert.deepEqual(report.published, { "tcp 80": "tcp 80", "udp 53": "udp 53" }, "published ports are not cut off with it");
+});
+
+test("rules that a crashed start of the sandbox has left are replaced, whoever's they were", async (t) => {
+  const report = await probe(t, "stale", { publish: ["80:80"], resolver: true });
+  assert.equal(report.failure, undefined, report.failure?.message);
+  assert.equal(report.loopbackHits, 0, JSON.stringify(report.attacks));
 });
 
 test("a host with IPv6 gives the guest an IPv6 address too", async (t) => {

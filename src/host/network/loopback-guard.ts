@@ -39,9 +39,6 @@ const maxChainLength = 28;
 /** Seconds to wait for another program that changes the packet filter. */
 const lockWaitSeconds = "5";
 const toolTimeoutMs = 10_000;
-/** Exit codes of iptables that say "no such rule or chain". */
-const absentExitCodes = [0, 1, 2];
-
 /** The packet-filter rules of one sandbox. Held: undefined, or why there are none. */
 export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | undefined> = {
   kind: "loopback-guard",
@@ -50,8 +47,7 @@ export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | un
   act: async (record, { nameservers }) => {
     try {
       for (const family of families) {
-        await removeRules(record, family); // of a start of this sandbox that crashed
-        await runProcess(`${family.tool}-restore`, ["--noflush", "-w", lockWaitSeconds], { input: guardRules(record, family, nameservers), timeoutMs: toolTimeoutMs });
+        await restore(family, [...await emptyChain(record, family), ...guardRules(record, family, nameservers)]);
       }
       return undefined;
     } catch (error) {
@@ -60,36 +56,34 @@ export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | un
     }
   },
   release: async (record) => {
-    for (const family of families) await removeRules(record, family);
+    try {
+      for (const family of families) await restore(family, [...await emptyChain(record, family), `-X ${record.chain}`]);
+    } catch (error) {
+      if (!RuntimeError.is(error) || error.reason !== "tool_missing") throw error;
+    }
   },
 };
 
-/** One family's rules as iptables-restore reads them: all or none take effect. */
-export function guardRules({ chain, uid }: Pick<GuardRecord, "chain" | "uid">, { loopback, isMine }: Pick<Family, "loopback" | "isMine">, nameservers: readonly string[]): string {
+/** What refuses connections to one family's loopback, for a chain that is empty. */
+export function guardRules({ chain, uid }: Pick<GuardRecord, "chain" | "uid">, { loopback, isMine }: Pick<Family, "loopback" | "isMine">, nameservers: readonly string[]): string[] {
   return [
-    "*filter",
-    `:${chain} - [0:0]`,
     ...nameservers.filter(isMine).map((server) => `-A ${chain} -d ${server} -p udp --dport 53 -j RETURN`),
     `-A ${chain} -j REJECT`,
-    `-I OUTPUT 1 ${jump(chain, uid, loopback)}`,
-    "COMMIT",
-    "",
-  ].join("\n");
+    `-I OUTPUT 1 -o lo -d ${loopback} -m owner --uid-owner ${uid} -m conntrack --ctstate NEW -j ${chain}`,
+  ];
 }
 
-function jump(chain: string, uid: number, loopback: string): string {
-  return `-o lo -d ${loopback} -m owner --uid-owner ${uid} -m conntrack --ctstate NEW -j ${chain}`;
+/**
+ * Makes the chain, or empties the one that a crashed start of this sandbox has left. What leads
+ * there is looked up: that start's passt may have had another user.
+ */
+async function emptyChain({ chain }: GuardRecord, { tool }: Family): Promise<string[]> {
+  const { stdout } = await runProcess(tool, ["-w", lockWaitSeconds, "-S", "OUTPUT"], { timeoutMs: toolTimeoutMs });
+  const jumps = stdout.toString().split("\n").filter((rule) => rule.startsWith("-A ") && rule.endsWith(` -j ${chain}`));
+  return [`:${chain} - [0:0]`, ...jumps.map((rule) => rule.replace("-A", "-D"))];
 }
 
-async function removeRules({ chain, uid }: GuardRecord, { tool, loopback }: Family): Promise<void> {
-  const run = async (...args: string[]): Promise<number> => (await runProcess(tool, ["-w", lockWaitSeconds, ...args], { okExitCodes: absentExitCodes, timeoutMs: toolTimeoutMs })).exitCode;
-  try {
-    if (await run("-S", chain) !== 0) return;
-    await run("-D", "OUTPUT", ...jump(chain, uid, loopback).split(" "));
-    await run("-F", chain);
-    await run("-X", chain);
-    if (await run("-S", chain) === 0) throw new RuntimeError("internal", `remove packet-filter chain "${chain}": is still there`);
-  } catch (error) {
-    if (!RuntimeError.is(error) || error.reason !== "tool_missing") throw error;
-  }
+/** All of these changes take effect, or none. */
+async function restore({ tool }: Family, changes: readonly string[]): Promise<void> {
+  await runProcess(`${tool}-restore`, ["--noflush", "-w", lockWaitSeconds], { input: ["*filter", ...changes, "COMMIT", ""].join("\n"), timeoutMs: toolTimeoutMs });
 }
