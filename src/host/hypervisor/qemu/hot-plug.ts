@@ -2,7 +2,7 @@ import { closeSync, fstatSync } from "node:fs";
 import { eventually, orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { QmpClient } from "../qmp/qmp-client.ts";
-import { scsiAddress, type DiskSpec, type NicSpec, type PluggedDevices, type PluggedDisk, type PortSpec, type ShareSpec } from "../virtual-machine.ts";
+import { scsiAddress, type DevicesAtStart, type DiskSpec, type NicSpec, type PluggedDevices, type PluggedDisk, type PortSpec, type ShareSpec } from "../virtual-machine.ts";
 import { readPlugged } from "./read-plugged.ts";
 import { diskDevice, diskNode, diskNodeName, firstDiskFdSet, netdevName, nicDevice, pluggableMemoryId, portDevice, rootPortCount, type QemuConfig } from "./arguments.ts";
 import { openDisk } from "./open-disk.ts";
@@ -37,6 +37,7 @@ export class HotPlug {
   readonly #plugged = new Map<string, Plugged>();
   readonly #unplugging = new Map<string, Promise<void>>();
   #nextFdSet = firstDiskFdSet;
+  readonly #fdSetsAtStart: number[] = [];
   #vmEnded = false;
 
   constructor(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">) {
@@ -45,9 +46,18 @@ export class HotPlug {
     this.#pluggableMemoryBytes = config.pluggableMemoryBytes;
   }
 
+  /** A QEMU that was started with these devices plugged. */
+  static startedWith(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">, { disks, nics }: DevicesAtStart): HotPlug {
+    const hotPlug = new HotPlug(qmp, config);
+    for (const { diskId, lun } of disks) hotPlug.#noteDisk(diskId, lun);
+    for (const { nicId, port } of nics) hotPlug.#plugged.set(nicId, { port, lun: undefined, removeBackend: () => qmp.execute("netdev_del", { id: netdevName(nicId) }) });
+    for (const _disk of disks) hotPlug.#fdSetsAtStart.push(hotPlug.#nextFdSet++);
+    return hotPlug;
+  }
+
   /**
-   * Takes over a QEMU whose owner has died, or that was started with devices plugged: they are read back
-   * from it, and half-made back ends and ports are taken out.
+   * Takes over a QEMU whose owner has died: what is plugged is read back from it, and half-made back
+   * ends and ports are taken out.
    */
   static async adopt(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">, options: WaitOptions): Promise<HotPlug> {
     const hotPlug = new HotPlug(qmp, config);
@@ -57,10 +67,15 @@ export class HotPlug {
     for (const { id } of plugged.filter(({ isPort }) => isPort)) await hotPlug.unplug(id, options);
     for (const node of leftNodes) await qmp.execute("blockdev-del", { "node-name": node }, options);
     for (const chardev of leftChardevs) await qmp.execute("chardev-remove", { id: chardev }, options);
-    // The root image's set stays; of the others a disk that is plugged has its own copy.
-    for (const fdSet of fdSets.filter((id) => id >= firstDiskFdSet)) await qmp.execute("remove-fd", { "fdset-id": fdSet }, options).catch(() => undefined);
     hotPlug.#nextFdSet = Math.max(firstDiskFdSet, ...fdSets.map((id) => id + 1));
+    hotPlug.#fdSetsAtStart.push(...fdSets.filter((id) => id >= firstDiskFdSet)); // below is the root image's
+    await hotPlug.forgetDescriptors(options);
     return hotPlug;
+  }
+
+  /** Takes back the sets of descriptors that were there before us: a disk that is plugged has its own copy, and so its file is closed when it goes. */
+  async forgetDescriptors(options: WaitOptions = {}): Promise<void> {
+    for (const fdSet of this.#fdSetsAtStart.splice(0)) await this.#qmp.execute("remove-fd", { "fdset-id": fdSet }, options).catch(() => undefined); // gone already
   }
 
   /** The VM is gone and everything plugged with it: taking back succeeds from now on. */
@@ -71,7 +86,7 @@ export class HotPlug {
   async plugDisk(disk: DiskSpec, options: WaitOptions = {}): Promise<PluggedDisk> {
     this.#requireFree(disk.diskId);
     const lun = this.#lowestFree((plugged) => plugged.lun);
-    this.#plugged.set(disk.diskId, { port: undefined, lun, removeBackend: () => this.#qmp.execute("blockdev-del", { "node-name": diskNodeName(disk.diskId) }) });
+    this.#noteDisk(disk.diskId, lun);
     try {
       await this.#addNode(disk, options);
       await this.#qmp.execute("device_add", diskDevice(disk.diskId, lun), options);
@@ -171,6 +186,10 @@ export class HotPlug {
   async pluggedMemoryBytes(options: WaitOptions = {}): Promise<number> {
     if (this.#pluggableMemoryBytes === 0) return 0;
     return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size" }, options));
+  }
+
+  #noteDisk(diskId: string, lun: number): void {
+    this.#plugged.set(diskId, { port: undefined, lun, removeBackend: () => this.#qmp.execute("blockdev-del", { "node-name": diskNodeName(diskId) }) });
   }
 
   async #addNode(disk: DiskSpec, options: WaitOptions): Promise<void> {

@@ -31,11 +31,11 @@ export async function loadDevices(qmp: QmpClient, fd: number, options: WaitOptio
   // Not awaited one by one: QEMU takes commands in their order, and each wait costs a round trip.
   const ended = qmp.nextEvent("migrate-incoming", ({ event, data }) => event === "MIGRATION" && isOver(data["status"]), wait());
   ended.catch(() => { /* awaited below unless a command fails first */ });
-  const given = qmp.execute("getfd", { fdname: fdName }, { ...wait(), fd });
-  given.catch(() => { /* awaited below */ });
-  await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] }, wait());
-  await given;
-  await qmp.execute("migrate-incoming", { uri: `fd:${fdName}` }, wait());
+  await Promise.all([
+    qmp.execute("getfd", { fdname: fdName }, { ...wait(), fd }),
+    qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] }, wait()),
+    qmp.execute("migrate-incoming", { uri: `fd:${fdName}` }, wait()),
+  ]);
   const { data } = await ended;
   if (data["status"] === "completed") return;
   const { "error-desc": why } = await qmp.execute("query-migrate", {}, wait()) as { readonly "error-desc"?: string }; // QEMU's schema

@@ -79,8 +79,7 @@ export class QemuMachine implements VirtualMachine {
       undo.add("console", () => console.close());
       const qmp = await QmpClient.connect(spec.sockets.qmp, { ...wait, timeoutMs: Math.min(wait.timeoutMs ?? Infinity, monitorTimeoutMs) });
       undo.add("monitor", () => qmp.close());
-      const hasDevices = spec.plugged.disks.length + spec.plugged.nics.length > 0;
-      return new QemuMachine(spec, process, qmp, console, hasDevices ? await HotPlug.adopt(qmp, spec.config, wait) : new HotPlug(qmp, spec.config));
+      return new QemuMachine(spec, process, qmp, console, HotPlug.startedWith(qmp, spec.config, spec.plugged));
     } catch (error) {
       // A QEMU that ends takes its sockets with it; why it ended says more than that.
       const exit = await orAbandon(process.exited, "QEMU's end", { timeoutMs: lastWordsTimeoutMs }).catch(() => undefined);
@@ -96,6 +95,7 @@ export class QemuMachine implements VirtualMachine {
     try {
       await loadDevices(machine.#qmp, stateFd, wait);
       await machine.resume(wait);
+      void machine.#hotPlug.forgetDescriptors(); // nobody waits for it, and a VM that ends meanwhile has none
       return machine;
     } catch (error) {
       throw RuntimeError.wrap(error, "restore the VM");
