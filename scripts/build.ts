@@ -1,8 +1,9 @@
 // Builds dist/: the command (of which each subcommand evaluates only what it needs), the owner, the
 // library with its types, and the guest's agent as one file.
+import { createHash } from "node:crypto";
 import { build, type BuildOptions, type Plugin, type PluginBuild } from "esbuild";
 import { execFileSync } from "node:child_process";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { isBuiltin } from "node:module";
 
 const root = new URL("..", import.meta.url).pathname;
@@ -52,7 +53,19 @@ const common: BuildOptions = {
   plugins: [leanBuiltins],
 };
 
-const entries: Readonly<Record<string, string>> = { cli: "src/cli/main.ts", owner: "src/host/control/owner-main.ts", template: "src/host/containers/template-main.ts", restart: "src/host/containers/restart-main.ts", index: "src/index.ts" };
+/** Programs that people wait for. */
+const programs: Readonly<Record<string, string>> = { cli: "src/cli/main.ts", owner: "src/host/control/owner-main.ts" };
+const entries: Readonly<Record<string, string>> = { template: "src/host/containers/template-main.ts", restart: "src/host/containers/restart-main.ts", index: "src/index.ts" };
+
+/** A bundle as one expression, a function of its URL that src/host/config/start-program.ts calls, and that file as the program's entry. */
+async function buildProgram(name: string, path: string): Promise<void> {
+  const bundle = `dist/${name}.program.js`;
+  await build({ ...common, entryPoints: { [`${name}.program`]: path }, banner: { js: '(async (programUrl) => { "use strict";' }, footer: { js: "})" }, define: { "import.meta.url": "programUrl" } });
+  const text = readFileSync(bundle, "latin1");
+  if (/^(import|export) |[^\0-\x7f]/m.test(text)) throw new Error(`${bundle}: has an import, an export or a character that is not ASCII, and so is no expression that can be read as Latin-1`);
+  const programHash = createHash("sha256").update(text).digest("hex").slice(0, 16);
+  await build({ ...common, entryPoints: { [name]: "src/host/config/start-program.ts" }, format: "cjs", outExtension: { ".js": ".cjs" }, define: { programHash: JSON.stringify(programHash) } });
+}
 
 rmSync("dist", { recursive: true, force: true });
 const present = Object.fromEntries(Object.entries(entries).filter(([name, path]) => {
@@ -61,6 +74,7 @@ const present = Object.fromEntries(Object.entries(entries).filter(([name, path])
 }));
 // A file each, whose parts are evaluated when they are first asked for: finding and linking the chunks of a split program took a third of its start.
 await build({ ...common, entryPoints: present });
+for (const [name, path] of Object.entries(programs)) await buildProgram(name, path);
 await build({ ...common, entryPoints: { agent: "src/guest/main.ts" }, sourcemap: false });
 if ("index" in present) {
   execFileSync("node_modules/.bin/tsc", ["-p", "tsconfig.types.json"], { stdio: "inherit" });

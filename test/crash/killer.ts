@@ -84,7 +84,7 @@ function findOwners(sandboxId: string): Record<"owners" | "supervisors", Process
   const processes = findTaggedProcesses(ownerToken(sandboxId)).map((identity) => ({ identity, command: commandOf(identity.pid) }));
   const isSupervisor = ({ command }: { readonly command: string }): boolean => command.includes("owner-supervisor");
   return {
-    owners: processes.filter((process) => process.command.includes("owner.js") && !isSupervisor(process)).map(({ identity }) => identity),
+    owners: processes.filter((process) => process.command.includes("owner.cjs") && !isSupervisor(process)).map(({ identity }) => identity),
     supervisors: processes.filter(isSupervisor).map(({ identity }) => identity),
   };
 }

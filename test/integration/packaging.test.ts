@@ -47,7 +47,7 @@ async function install(cwd: string, options: readonly string[]): Promise<void> {
 test("the tarball holds what a run needs, and nothing of the checkout beside", async () => {
   const { stdout } = await runProcess("tar", ["-tzf", tarball]);
   const files = stdout.toString().trim().split("\n").map((name) => name.replace(/^package\//, ""));
-  for (const needed of ["package.json", "bin/casemate", "bin/owner-supervisor", "bin/template-holder", "dist/cli.js", "dist/owner.js", "dist/template.js", "dist/agent.js", "guest-image/init"]) assert.ok(files.includes(needed), `${needed} is missing`);
+  for (const needed of ["package.json", "bin/casemate", "bin/owner-supervisor", "bin/template-holder", "dist/cli.cjs", "dist/cli.program.js", "dist/owner.cjs", "dist/owner.program.js", "dist/template.js", "dist/agent.js", "guest-image/init"]) assert.ok(files.includes(needed), `${needed} is missing`);
   assert.deepEqual(files.filter((name) => !/^(bin|dist|guest-image)\//.test(name) && !["package.json", "README.md", "CHANGELOG.md", "LICENSE"].includes(name)), []);
   assert.deepEqual(files.filter((name) => /node_modules|\.test\.|(?<!\.d)\.ts$/.test(name)), []);
 });

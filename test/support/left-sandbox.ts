@@ -93,7 +93,7 @@ export class LeftSandbox implements AsyncDisposable {
 
   /** The command line of an owner. */
   get ownerCommand(): readonly [file: string, ...args: string[]] {
-    return [packageNode(), "--max-semi-space-size=1", join(packageRoot(), "dist/owner.js"), this.paths.folder];
+    return [packageNode(), "--max-semi-space-size=1", join(packageRoot(), "dist/owner.cjs"), this.paths.folder];
   }
 
   /** Milliseconds from the start of an owner to its first answer to State; the owner is killed then. */

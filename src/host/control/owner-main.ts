@@ -1,4 +1,4 @@
-// The owner of one sandbox: node owner.js SANDBOX_FOLDER [waits | again]. The first one makes the sandbox, as soon
+// The owner of one sandbox: node owner.cjs SANDBOX_FOLDER [waits | again]. The first one makes the sandbox, as soon
 // as it is told to if it "waits"; one that comes after it ("again") takes over what is there. Descriptor 3,
 // when open, gives that word, and takes one line of JSON as soon as the sandbox is up or has failed
 // (docs/files.md, "ready line").

@@ -123,7 +123,7 @@ export async function launchOwner(folders: StateFolders, sandboxId: string): Pro
 
 async function launchSupervisor(sandboxId: string, args: readonly string[], stdio: StartOptions["stdio"]): Promise<ManagedProcess> {
   const root = packageRoot();
-  const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [packageNode(), join(root, "dist/owner.js"), ...args], {
+  const supervisor = await startProcess(join(root, "bin/owner-supervisor"), [packageNode(), join(root, "dist/owner.cjs"), ...args], {
     stdio, cwd: "/", env: { ...taggedEnvironment(ownerToken(sandboxId)), ...tracingEnvironment(process.env) },
   });
   supervisor.child.unref();

@@ -1,0 +1,64 @@
+// The entry of a program of ours that people wait for: dist/NAME.cjs runs the bundle dist/NAME.program.js with what V8
+// compiled for earlier runs. Node's own compile cache keeps what V8 has compiled before a file runs, which is hardly any
+// function of it: a third of the code that a start needs.
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { pathToFileURL } from "node:url";
+import { Script } from "node:vm";
+
+/** Hash of the bundle: scripts/build.ts puts it here. V8 compares no more than the source's length. */
+declare const programHash: string;
+
+/** Node's own exit code for a program that waits for something that cannot come. */
+const unsettledExitCode = 13;
+/** A program that has run for longer looks whether it compiled much that is not kept yet. */
+const longRunMs = 1_000;
+/** How much more is worth a file. */
+const worthwhileGrowth = 1.1;
+
+const programPath = (process.argv[1] ?? "").replace(/\.cjs$/, ".program.js");
+const codePath = `${dirname(programPath)}/.compile-cache/${[programHash, process.version, process.arch, ...process.execArgv].join("_").replaceAll(/[^\w.=-]/g, "")}`;
+
+const kept = readCode();
+const script = new Script(readFileSync(programPath, "latin1"), { filename: programPath, cachedData: kept });
+const keptBytes = script.cachedDataRejected === false ? kept?.length ?? 0 : 0;
+process.once("exit", () => {
+  if (keptBytes === 0 || performance.now() > longRunMs) keepCode();
+});
+
+let settled = false;
+process.once("beforeExit", () => {
+  if (settled) return;
+  console.error(`${programPath}: ended while it waited for something that cannot come any more`);
+  process.exitCode = unsettledExitCode;
+});
+const run = script.runInThisContext() as (url: string) => Promise<void>; // so wraps scripts/build.ts every bundle
+void run(pathToFileURL(programPath).href).then(() => { settled = true; });
+
+function readCode(): Buffer | undefined {
+  try {
+    return readFileSync(codePath);
+  } catch {
+    return undefined; // the first run, or one that may not
+  }
+}
+
+/** The file is whole or not there, after a power cut too: V8 does not see what is damaged. */
+function keepCode(): void {
+  const draft = `${codePath}.${process.pid}`;
+  try {
+    mkdirSync(dirname(codePath), { recursive: true, mode: 0o755 });
+    const fd = openSync(draft, "wx", 0o644); // before anything is done: few may write here
+    try {
+      const code = script.createCachedData();
+      if (code.length < keptBytes * worthwhileGrowth) return rmSync(draft);
+      writeFileSync(fd, code);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(draft, codePath);
+  } catch {
+    rmSync(draft, { force: true }); // the next run compiles again
+  }
+}
