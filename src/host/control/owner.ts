@@ -179,7 +179,7 @@ export class Owner {
 
   async createContainer(request: { readonly containerId: string; readonly bundle: string; readonly rootfs: readonly RootfsMount[]; readonly terminal: boolean; readonly options: CreateOptions }, timeoutMs: number): Promise<Container> {
     const { containerId, bundle, rootfs, terminal, options } = request;
-    const sandbox = await this.ready();
+    // Before the sandbox is up, while its guest wakes.
     const spec = readSpec(bundle);
     const log = options.containerFolder === "" || options.noLog ? undefined : await ContainerLogWriter.open(join(options.containerFolder, "log"), {
       ...(options.logMaxFileBytes > 0n && { maxFileBytes: Number(options.logMaxFileBytes) }),
@@ -187,6 +187,7 @@ export class Owner {
     });
     const { containerFolder, autoRemove, lastOneOut } = options;
     try {
+      const sandbox = await this.ready();
       return await sandbox.createContainer({
         containerId, bundle, spec, rootfs,
         user: options.user,
