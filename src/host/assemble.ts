@@ -161,13 +161,12 @@ async function restoreSaved({ memory, memoryBytes, plugged, openState }: SavedVm
     return fd;
   };
   try {
-    const stateFd = hold(openState());
     // Memory that somebody else maps or that is to be saved again is a copy of the VM's own.
     const own = memoryFd ?? (config.shares ? hold(createMemoryFile("casemate-guest", memoryBytes)) : undefined);
     if (own !== undefined) await copyMemory(memory.fd, own, memoryBytes);
     const qemu = { ...qemuConfig(config), memoryMode: own === undefined ? "private" : "shared", memorySource: "descriptor", incoming: true } as const;
     const nicFds = new Map(nic === undefined ? [] : plugged.nics.map(({ nicId }) => [nicId, nic.fd]));
-    return await QemuMachine.restore({ ...vmmSpec(config, user), config: qemu, plugged, nicFds, memoryFd: own ?? memory.fd }, stateFd, consolePath(config), ledger, undo, wait);
+    return await QemuMachine.restore({ ...vmmSpec(config, user), config: qemu, plugged, nicFds, memoryFd: own ?? memory.fd }, () => hold(openState()), consolePath(config), ledger, undo, wait);
   } finally {
     for (const fd of fds) closeSync(fd); // QEMU has its own
   }

@@ -11,8 +11,8 @@ declare const programHash: string;
 
 /** Node's own exit code for a program that waits for something that cannot come. */
 const unsettledExitCode = 13;
-/** A program that has run for longer looks whether it compiled much that is not kept yet. */
-const longRunMs = 1_000;
+/** A program that has run for longer, in seconds, looks whether it compiled much that is not kept yet. */
+const longRunSeconds = 1;
 /** How much more is worth a file. */
 const worthwhileGrowth = 1.1;
 
@@ -23,7 +23,7 @@ const kept = readCode();
 const script = new Script(readFileSync(programPath, "latin1"), { filename: programPath, cachedData: kept });
 const keptBytes = script.cachedDataRejected === false ? kept?.length ?? 0 : 0;
 process.once("exit", () => {
-  if (keptBytes === 0 || performance.now() > longRunMs) keepCode();
+  if (keptBytes === 0 || process.uptime() > longRunSeconds) keepCode();
 });
 
 let settled = false;

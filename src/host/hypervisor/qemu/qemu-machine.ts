@@ -89,11 +89,14 @@ export class QemuMachine implements VirtualMachine {
     }
   }
 
-  /** Starts QEMU on a saved state; the guest goes on where it was when this returns. */
-  static async restore(spec: VmmSpec, stateFd: number, consolePath: string, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<QemuMachine> {
-    const machine = await QemuMachine.boot(spec, consolePath, ledger, undo, wait);
+  /** Starts QEMU on a saved state; the guest goes on where it was when this returns. The state is opened while QEMU starts. */
+  static async restore(spec: VmmSpec, openState: () => number, consolePath: string, ledger: Ledger, undo: UndoStack, wait: WaitOptions): Promise<QemuMachine> {
+    const [booted, opened] = await Promise.allSettled([QemuMachine.boot(spec, consolePath, ledger, undo, wait), (async () => openState())()]);
+    if (booted.status === "rejected") throw booted.reason;
+    if (opened.status === "rejected") throw opened.reason;
+    const machine = booted.value;
     try {
-      await loadDevices(machine.#qmp, stateFd, wait);
+      await loadDevices(machine.#qmp, opened.value, wait);
       await machine.resume(wait);
       void machine.#hotPlug.forgetDescriptors(); // nobody waits for it, and a VM that ends meanwhile has none
       return machine;
