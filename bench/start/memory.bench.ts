@@ -27,7 +27,7 @@ const idleMadeAnew = [...idle.slice(0, 1), "--template", "guest", ...idle.slice(
 
 /** Private memory of everything that a sandbox brought to life: VMM, owner, supervisor. */
 function privateOfAll(): number {
-  return descendants().filter(({ command }) => /qemu-system|owner\.js|owner-supervisor/.test(command)).reduce((sum, { pid }) => sum + privateMegabytes(pid), 0);
+  return descendants().filter(({ command }) => /qemu-system|owner\.cjs|owner-supervisor/.test(command)).reduce((sum, { pid }) => sum + privateMegabytes(pid), 0);
 }
 
 const bench: RunBench = {
@@ -41,6 +41,8 @@ const bench: RunBench = {
     await using stack = new AsyncDisposableStack();
     const command = stack.use(new BenchCommand());
     const bareMegabytes = await bareVmMegabytes() + await bareServerMegabytes();
+    await command.time(idleMadeAnew); // makes the template
+    await command.casemate.removeAll();
     const madeAnew = await startMany(command, idleMadeAnew, count);
     await untilPrepared(command, idle);
     await command.casemate.removeAll();

@@ -101,7 +101,7 @@ describe("a container's life", { skip }, () => {
     assert.ok(existsSync(logPath));
     const { ownerPid, vmmPid, accelerator, memoryBytes, startedBy, vcpus } = sandbox;
     assert.match(readFileSync(`/proc/${Number(vmmPid)}/cmdline`, "utf8"), /^\S*qemu-system/);
-    assert.match(readFileSync(`/proc/${Number(ownerPid)}/cmdline`, "utf8"), /owner\.js/);
+    assert.match(readFileSync(`/proc/${Number(ownerPid)}/cmdline`, "utf8"), /owner\.cjs/);
     assert.ok(["kvm", "tcg"].includes(String(accelerator)) && ["cold", "template"].includes(String(startedBy)), JSON.stringify(sandbox));
     assert.deepEqual([memoryBytes, vcpus], [1024 ** 3, 1]);
     const unknown = await casemate.run(["inspect", "web", "nobody"]);
