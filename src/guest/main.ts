@@ -67,7 +67,8 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
   const crun = new Crun({ file: "crun", root: paths.crun, reaper });
   const containers = new Containers({ crun, reaper, events, storages, stdioPort: new MuxStdioPort(mux) });
   const files = new ContainerFiles((containerId) => ContainerRoot.of(containers.container(containerId)));
-  return { containers, files, storages, events, sandboxFiles, optimizer: new Optimizer(), calls: new CallsUnderWay(), log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
+  const calls = new CallsUnderWay();
+  return { containers, files, storages, events, sandboxFiles, optimizer: new Optimizer(() => calls.some), calls, log, modulesLoaded: loadLaterModules(modules, log), loadModule: (name) => modules.load(name) };
 }
 
 /** Calls on the control port, stdio on the data port, so that a flood of output never delays a kill. */

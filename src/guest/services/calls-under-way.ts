@@ -12,6 +12,10 @@ export class CallsUnderWay {
     return { ...implementation, ...tracked };
   }
 
+  get some(): boolean {
+    return this.#calls.size > 0;
+  }
+
   /** Resolves when every call that is under way now has been answered, or after the time. */
   async settled(timeoutMs: number): Promise<void> {
     const { promise: late, resolve } = Promise.withResolvers<void>();

@@ -1,6 +1,6 @@
 import { setFlagsFromString } from "node:v8";
 
-/** An emulated guest on an idle host has started its first container by then. */
+/** An emulated guest on an idle host has started its first container by then; on a busy one it is still at it, and is looked at again after as long. */
 const quietMs = 1_000;
 /** The longest that a timer takes, 24 days. */
 const neverMs = 2 ** 31 - 1;
@@ -11,17 +11,28 @@ const neverMs = 2 ** 31 - 1;
  * translate in the middle of a start (docs/performance.md).
  */
 export class Optimizer {
+  readonly #isStarting: () => boolean;
   #on = false;
   #waiting: NodeJS.Timeout | undefined;
+
+  /** `isStarting`: containers or processes are being made. */
+  constructor(isStarting: () => boolean) {
+    this.#isStarting = isStarting;
+  }
 
   /** Off now, and on again some time after the last call; `saved`: not before the next, for a guest that is saved meanwhile. */
   holdBack(saved: boolean): void {
     if (this.#on) setFlagsFromString("--no-turbofan");
     this.#on = false;
+    this.#turnOnAfter(saved ? neverMs : quietMs);
+  }
+
+  #turnOnAfter(delayMs: number): void {
     clearTimeout(this.#waiting);
     this.#waiting = setTimeout(() => {
+      if (this.#isStarting()) return this.#turnOnAfter(quietMs);
       this.#on = true;
       setFlagsFromString("--turbofan");
-    }, saved ? neverMs : quietMs);
+    }, delayMs);
   }
 }
