@@ -276,6 +276,9 @@ export function kernelCommandLine(emulated: boolean): string {
     // The guest trusts its (virtual) CPU and its bootloader anyway: both are the host.
     "random.trust_cpu=on", "random.trust_bootloader=on",
     "net.ifnames=0",
+    // Pages of 2 MiB for programs that ask for them. The kernel's own choice of them takes memory that clones of a template
+    // share out of it again, 2 MiB at a time, and clears as much for a program that needs 4 KiB.
+    "transparent_hugepage=madvise",
     // Emulated vCPUs read the same counter, saved and restored with them. A kernel that doubts it, as with an AMD CPU
     // of which a second can be plugged, takes the HPET, and every look at the clock is a call and an exit.
     ...(emulated ? ["tsc=reliable"] : []),
