@@ -38,7 +38,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
   "sandbox/sandbox-room.ts SandboxRoom": { "#vm": "ledger: vmm", "#agent": "transient: connected anew", "#base": "config: sandbox.json", "#limits": "config: sandbox.json", "#claims": "ledger: container, resources", "#size": "vmm: vCPUs and requested memory", "#growthLimitBytes": "config: sandbox.json", "#extraBytes": "vmm: requested memory beyond what the containers' resources ask for" },
   "device/disk-pool.ts DiskPool": { "#vm": "ledger: vmm", "#disks": "ledger: container, disks", "#planned": "transient: written with the container's record", "#nextNumber": "ledger: above every number that is used" },
   "hypervisor/qemu/hot-plug.ts HotPlug": {
-    "#qmp": "transient: connected anew", "#memoryMode": "config: sandbox.json", "#pluggableMemoryBytes": "config: sandbox.json", "#plugged": "vmm: qom-list", "#unplugging": "transient: asked for again", "#nextFdSet": "vmm: query-fdsets",
+    "#qmp": "transient: connected anew", "#memoryMode": "config: sandbox.json", "#pluggableMemoryBytes": "config: sandbox.json", "#plugged": "vmm: qom-list", "#unplugging": "transient: asked for again", "#nextFdSet": "vmm: query-fdsets", "#fdSetsAtStart": "vmm: query-fdsets",
     "#vmEnded": "transient: about the VM",
   },
   "storage/shares/shares.ts FolderShares": { device: "transient: plugged already", guestMountPoint: "transient: a constant", exited: "ledger: virtiofsd", "#folders": "config: the run folder", "#ledger": "transient: the ledger itself", "#mounts": "ledger: share-mount" },
