@@ -39,6 +39,7 @@ const maxChainLength = 28;
 /** Seconds to wait for another program that changes the packet filter. */
 const lockWaitSeconds = "5";
 const toolTimeoutMs = 10_000;
+
 /** The packet-filter rules of one sandbox. Held: undefined, or why there are none. */
 export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | undefined> = {
   kind: "loopback-guard",
@@ -47,7 +48,7 @@ export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | un
   act: async (record, { nameservers }) => {
     try {
       for (const family of families) {
-        await restore(family, [...await emptyChain(record, family), ...guardRules(record, family, nameservers)]);
+        await restore(family, [...await freshChain(record, family), ...guardRules(record, family, nameservers)]);
       }
       return undefined;
     } catch (error) {
@@ -57,7 +58,7 @@ export const loopbackGuardKind: ResourceKind<GuardSpec, GuardRecord, string | un
   },
   release: async (record) => {
     try {
-      for (const family of families) await restore(family, [...await emptyChain(record, family), `-X ${record.chain}`]);
+      for (const family of families) await restore(family, [...await freshChain(record, family), `-X ${record.chain}`]);
     } catch (error) {
       if (!RuntimeError.is(error) || error.reason !== "tool_missing") throw error;
     }
@@ -74,10 +75,10 @@ export function guardRules({ chain, uid }: Pick<GuardRecord, "chain" | "uid">, {
 }
 
 /**
- * Makes the chain, or empties the one that a crashed start of this sandbox has left. What leads
- * there is looked up: that start's passt may have had another user.
+ * What makes the chain, or empties the one that a crashed start of this sandbox has left. The rules that lead
+ * there are looked up: that start's passt may have had another user.
  */
-async function emptyChain({ chain }: GuardRecord, { tool }: Family): Promise<string[]> {
+async function freshChain({ chain }: GuardRecord, { tool }: Family): Promise<string[]> {
   const { stdout } = await runProcess(tool, ["-w", lockWaitSeconds, "-S", "OUTPUT"], { timeoutMs: toolTimeoutMs });
   const jumps = stdout.toString().split("\n").filter((rule) => rule.startsWith("-A ") && rule.endsWith(` -j ${chain}`));
   return [`:${chain} - [0:0]`, ...jumps.map((rule) => rule.replace("-A", "-D"))];
