@@ -93,7 +93,7 @@ describe("on a terminal", { skip }, () => {
     const before = pty.settings();
     await pty.waitFor(prompt, { timeoutMs });
     assert.notEqual(pty.settings(), before);
-    process.kill(processWith(pty.pid, /cli\.js/) ?? assert.fail("no command"), "SIGKILL");
+    process.kill(processWith(pty.pid, /cli\.cjs/) ?? assert.fail("no command"), "SIGKILL");
     await eventually("the terminal's old settings", () => (pty.settings() === before ? true : undefined), { timeoutMs });
   });
 
