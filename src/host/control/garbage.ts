@@ -1,3 +1,5 @@
+import { call } from "../../shared/linux/libc.ts";
+
 /** What an ended exec left is kept for 10 s (sandbox.ts) and no garbage until then. */
 const delayMs = 12_000;
 
@@ -9,8 +11,7 @@ export class Garbage {
   readonly #collect: () => void;
   #timer: NodeJS.Timeout | undefined;
 
-  /** `collect`: V8's own that compacts too, which bin/owner-supervisor asks for by --expose-gc. */
-  constructor(collect: () => void = () => globalThis.gc?.({ type: "major", flavor: "last-resort" })) {
+  constructor(collect: () => void = collectAll) {
     this.#collect = collect;
   }
 
@@ -20,5 +21,15 @@ export class Garbage {
       this.#timer = undefined;
       this.#collect();
     }, delayMs).unref();
+  }
+}
+
+/** V8's own collection that compacts too, which bin/owner-supervisor asks for by --expose-gc; then what malloc holds free goes back to the kernel. */
+function collectAll(): void {
+  globalThis.gc?.({ type: "major", flavor: "last-resort" });
+  try {
+    call("int malloc_trim(size_t)", 0);
+  } catch {
+    // A libc other than glibc.
   }
 }
