@@ -37,13 +37,14 @@ const bench: RunBench = {
   title: "idle sandboxes",
   pairs: sandboxCount,
   async run(count): Promise<RunFigure[]> {
+    if (count <= aloneCount) throw new Error(`--pairs: must be more than ${aloneCount}`);
     const neededBytes = count * neededBytesEach;
     if (freemem() < neededBytes && availableBytes() < neededBytes) throw new Error(`less than ${(neededBytes / 1024 ** 3).toFixed(1)} GiB are free`);
     adoptOrphans();
     await using stack = new AsyncDisposableStack();
     const command = stack.use(new BenchCommand());
     const bareMegabytes = await bareVmMegabytes() + await bareServerMegabytes();
-    await command.time(idleMadeAnew); // makes the template
+    await command.time(idleMadeAnew); // what is there only after a first start
     await command.casemate.removeAll();
     const madeAnew = await startMany(command, idleMadeAnew, count);
     await untilPrepared(command, idle);

@@ -12,6 +12,7 @@ export class CallsUnderWay {
     return { ...implementation, ...tracked };
   }
 
+  /** Whether any is under way. */
   get some(): boolean {
     return this.#calls.size > 0;
   }

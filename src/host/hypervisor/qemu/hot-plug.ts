@@ -49,9 +49,11 @@ export class HotPlug {
   /** A QEMU that was started with these devices plugged. */
   static startedWith(qmp: QmpClient, config: Pick<QemuConfig, "memoryMode" | "pluggableMemoryBytes">, { disks, nics }: DevicesAtStart): HotPlug {
     const hotPlug = new HotPlug(qmp, config);
-    for (const { diskId, lun } of disks) hotPlug.#noteDisk(diskId, lun);
-    for (const { nicId, port } of nics) hotPlug.#plugged.set(nicId, { port, lun: undefined, removeBackend: () => qmp.execute("netdev_del", { id: netdevName(nicId) }) });
-    for (const _disk of disks) hotPlug.#fdSetsAtStart.push(hotPlug.#nextFdSet++);
+    for (const { diskId, lun } of disks) {
+      hotPlug.#noteDisk(diskId, lun);
+      hotPlug.#fdSetsAtStart.push(hotPlug.#nextFdSet++);
+    }
+    for (const { nicId, port } of nics) hotPlug.#plugged.set(nicId, { port, lun: undefined, removeBackend: () => hotPlug.#removeNetdev(nicId) });
     return hotPlug;
   }
 
@@ -102,7 +104,7 @@ export class HotPlug {
       // Not the newer "stream": it looks the descriptor's name up in another thread, where names are not known (QEMU 7.2).
       addBackend: (fdName) => this.#qmp.execute("netdev_add", { type: "socket", id: netdev, fd: fdName }, options),
       device: (port) => nicDevice(nic, port, true),
-      removeBackend: () => this.#qmp.execute("netdev_del", { id: netdev }),
+      removeBackend: () => this.#removeNetdev(nic.nicId),
     });
   }
 
@@ -186,6 +188,10 @@ export class HotPlug {
   async pluggedMemoryBytes(options: WaitOptions = {}): Promise<number> {
     if (this.#pluggableMemoryBytes === 0) return 0;
     return Number(await this.#qmp.execute("qom-get", { path: `/machine/peripheral/${pluggableMemoryId}`, property: "requested-size" }, options));
+  }
+
+  #removeNetdev(nicId: string): Promise<unknown> {
+    return this.#qmp.execute("netdev_del", { id: netdevName(nicId) });
   }
 
   #noteDisk(diskId: string, lun: number): void {
