@@ -1,8 +1,8 @@
 // Which accelerator is chosen, by trying: the real QEMU, and wrappers in its place that behave as broken hosts do.
 // - silence, endless output without a boot, an early end, success: each has its reason, within its time
-// - the answer is remembered until QEMU changes; what costs nothing to look at is looked at every time
+// - the answer is remembered until QEMU changes, that it ended at once for a while; what costs nothing to look at is looked at every time
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -23,7 +23,7 @@ let number = 0;
 /** A device that anybody may open; the wrappers never look at it. */
 const device = join(folder, "kvm");
 /** The real limits; and short ones, for tests whose subject is not how long they are. */
-const longLimits: ProbeOptions = { device, firstByteMs: 5_000, wholeMs: 60_000 };
+const longLimits: ProbeOptions = { device, firstByteMs: 5_000, wholeMs: 60_000, failureHoldsMs: 60_000 };
 const shortLimits: ProbeOptions = { ...longLimits, firstByteMs: 500, wholeMs: 1_000 };
 
 before(async () => {
@@ -68,8 +68,8 @@ test("this host's real QEMU is tried within 10 s and leaves nothing running; the
   const folders = newFolders();
   const choice = await choose(folders);
   assert.ok(choice.tookMs < 10_000, `took ${choice.tookMs} ms`);
-  // A host whose KVM works says so; one whose KVM hangs is found out by its silence. Nothing else is right.
-  assert.ok((existsSync("/dev/kvm") ? ["kvm kvm_works", "tcg kvm_silent"] : ["tcg kvm_missing"]).includes(`${choice.accelerator} ${choice.reason}`), choice.explanation);
+  // A host whose KVM works says so; one whose KVM hangs is found out by its silence, one that QEMU cannot use by QEMU's end. Nothing else is right.
+  assert.ok((existsSync("/dev/kvm") ? ["kvm kvm_works", "tcg kvm_silent", "tcg kvm_failed"] : ["tcg kvm_missing"]).includes(`${choice.accelerator} ${choice.reason}`), choice.explanation);
   await untilNothingRuns();
   const again = await choose(folders);
   assert.deepEqual({ ...again, tookMs: 0 }, { ...choice, tookMs: 0 });
@@ -110,14 +110,18 @@ test("a guest that says it is up means KVM works, even if the words come in piec
   assert.equal(starts(), 1, "remembered");
 });
 
-test("a QEMU that ends at once is told with its message, and tried again next time", async () => {
+test("a QEMU that ends at once is told with its message, remembered for a while and then tried again", async () => {
   const starts = replaceQemu("echo 'Could not access KVM kernel module: No such device' >&2; exit 1");
   const folders = newFolders();
   const choice = await choose(folders, shortLimits);
   assert.deepEqual([choice.accelerator, choice.reason], ["tcg", "kvm_failed"]);
   assert.match(choice.explanation, /exit code 1\): Could not access KVM/);
+  assert.deepEqual({ ...await choose(folders, shortLimits), tookMs: 0 }, { ...choice, tookMs: 0 });
+  assert.equal(starts(), 1, "remembered");
+  const failedAt = new Date(Date.now() - shortLimits.failureHoldsMs - 1_000);
+  utimesSync(join(folders.data, "accelerator.json"), failedAt, failedAt);
   await choose(folders, shortLimits);
-  assert.equal(starts(), 2);
+  assert.equal(starts(), 2, "the reason may have passed");
 });
 
 test("the answer is void when QEMU's file changes", async () => {

@@ -1,13 +1,14 @@
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { isErrnoException } from "../../shared/base/errors.ts";
+import { leftForContainers } from "../../shared/base/guest-memory.ts";
 import { paths } from "../paths.ts";
 
 /** The agent's own memory that the kernel does not take from it; a Node agent at work has about 40 to 55 MiB. */
 const agentMinBytes = 64 * 1024 * 1024;
-/** What containers together must leave: the agent's minimum and the kernel's own needs. */
-const reserveBytes = 80 * 1024 * 1024;
-/** In a VM that small the containers may still have this much; then the reserve is what is left. */
+/** In a VM that small the containers may still have this much; then the guest has what is left. */
 const leastContainerBytes = 64 * 1024 * 1024;
+/** Memory that only allocations which cannot wait may use. Where huge pages are on, the kernel sets four times as much, and does so again whenever memory comes or goes. */
+const keptFreeKib = 16 * 1024;
 
 /** What a limit file says when there is none; the protocol's word for it is the largest number. */
 export const unlimited = 2n ** 64n - 1n;
@@ -40,13 +41,14 @@ export function makeCgroupTree(): void {
 
 /** Sets what all containers together may use, no less than `leastBytes`; again after memory was plugged or taken away. */
 export function limitContainers(leastBytes = 0): void {
+  writeFileSync("/proc/sys/vm/min_free_kbytes", String(keptFreeKib));
   const file = cgroupFile(cgroups.containers, "memory.max");
   if (existsSync(file)) writeFileSync(file, String(Math.max(containersMaxBytes(readMemTotalBytes()), leastBytes)));
 }
 
-/** All but the reserve, in whole pages. */
-export function containersMaxBytes(totalBytes: number): number {
-  return Math.floor(Math.max(totalBytes - reserveBytes, Math.min(leastContainerBytes, totalBytes)) / 4096) * 4096;
+/** What there is for them, in whole pages. */
+function containersMaxBytes(totalBytes: number): number {
+  return Math.floor(Math.max(leftForContainers(totalBytes), Math.min(leastContainerBytes, totalBytes)) / 4096) * 4096;
 }
 
 function readMemTotalBytes(): number {

@@ -108,7 +108,7 @@ async function checkGuestImage(folders: StateFolders, onProgress: (what: string)
 async function checkAccelerator(folders: StateFolders, image: GuestImage | undefined, onProgress: (what: string) => void): Promise<HostCheck> {
   if (image === undefined) return { name: "accelerator", state: "missing", code: "not_tried", detail: "cannot be tried without a guest image", fix: "see above" };
   try {
-    const { accelerator, reason, explanation } = await chooseAccelerator(folders, image, onProgress);
+    const { accelerator, reason, explanation } = await chooseAccelerator(folders, image, onProgress, { failureHoldsMs: 0 }); // who asks may just have mended it
     if (accelerator === "kvm") return ok("accelerator", explanation, reason);
     const fix = reason === "kvm_permission" ? "usermod -aG kvm $USER, then log in again" : "use a machine whose /dev/kvm works; everything runs without it, slowly";
     return { name: "accelerator", state: "degraded", code: reason, detail: `emulation (TCG): ${explanation}`, fix };

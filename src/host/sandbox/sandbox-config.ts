@@ -1,3 +1,4 @@
+import { memoryFor } from "../../shared/base/guest-memory.ts";
 import type { Accelerator } from "../hypervisor/virtual-machine.ts";
 import type { PublishRequest } from "../store/container-store.ts";
 import type { ResourceRecord } from "../store/ledger.ts";
@@ -78,13 +79,11 @@ export interface PreparedClone {
 export const bootMemoryBytes = 1024 * 1024 * 1024;
 /** Plugged memory grows in these steps (virtio-mem's block size on x86_64 with 4 KiB pages is 2 MiB; 128 MiB keeps the guest's memory blocks whole). */
 export const memoryStepBytes = 128 * 1024 * 1024;
-/** What the guest itself needs beside its containers: kernel, agent, page tables of plugged memory. */
-export const guestOverheadBytes = 160 * 1024 * 1024;
 /** Memory of a sandbox whose containers name no limit. */
 export const defaultMemoryBytes = bootMemoryBytes;
 
 /** Memory of the VM for a container limit (0: none), in whole steps. */
 export function sandboxMemoryBytes(containerLimitBytes: number): number {
-  const wanted = containerLimitBytes === 0 ? defaultMemoryBytes : containerLimitBytes + guestOverheadBytes;
+  const wanted = containerLimitBytes === 0 ? defaultMemoryBytes : memoryFor(containerLimitBytes);
   return Math.max(bootMemoryBytes, Math.ceil(wanted / memoryStepBytes) * memoryStepBytes);
 }

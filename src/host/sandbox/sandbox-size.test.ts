@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RuntimeError } from "../../shared/base/errors.ts";
+import { leftForContainers, memoryFor } from "../../shared/base/guest-memory.ts";
 import type { OciResources } from "../../shared/oci/runtime-spec.ts";
 import { mergeResources, inverseOf } from "./container-resources.ts";
-import { defaultMemoryBytes, guestOverheadBytes, memoryStepBytes } from "./sandbox-config.ts";
+import { defaultMemoryBytes, memoryStepBytes } from "./sandbox-config.ts";
 import { parseCpuset, requireWithin, targetSize } from "./sandbox-size.ts";
 
 const mebibyte = 1024 ** 2;
@@ -42,18 +43,23 @@ test("D10: a cpuset that cannot be read is an error, and no target of 0", () => 
 test("2.2 Memory target: limits and huge pages together, a default for those without", () => {
   const target = (...containers: OciResources[]): number => targetSize(base, containers).memoryBytes;
   assert.equal(target(), base.memoryBytes);
-  assert.equal(target(memory(500 * mebibyte)), upToStep(guestOverheadBytes + 500 * mebibyte));
-  assert.equal(target(memory(500 * mebibyte), memory(700 * mebibyte)), upToStep(guestOverheadBytes + 1200 * mebibyte));
+  assert.equal(target(memory(500 * mebibyte)), upToStep(memoryFor(500 * mebibyte)));
+  assert.equal(target(memory(500 * mebibyte), memory(700 * mebibyte)), upToStep(memoryFor(1200 * mebibyte)));
   assert.equal(target({}), upToStep(defaultMemoryBytes));
   assert.equal(target(memory(-1)), upToStep(defaultMemoryBytes));
   assert.equal(target(memory(500 * mebibyte), {}), upToStep(defaultMemoryBytes + 500 * mebibyte));
-  assert.equal(target({ ...memory(500 * mebibyte), hugepageLimits: [{ pageSize: "2MB", limit: 64 * mebibyte }, { pageSize: "1GB", limit: -1 }] }), upToStep(guestOverheadBytes + 564 * mebibyte));
+  assert.equal(target({ ...memory(500 * mebibyte), hugepageLimits: [{ pageSize: "2MB", limit: 64 * mebibyte }, { pageSize: "1GB", limit: -1 }] }), upToStep(memoryFor(564 * mebibyte)));
+});
+
+test("a VM made for a limit leaves as much to its containers, of whatever size", () => {
+  // What a kernel of 1 GiB of boot memory counts: 896 MiB.
+  for (const limit of [0, 64, 700, 1024, 65_536, 1_048_576]) assert.ok(Math.abs(leftForContainers(memoryFor(limit * mebibyte) - 128 * mebibyte) - limit * mebibyte) < 1, String(limit));
 });
 
 test("D11, 2.2 Swap: every container's share counts, whichever other names one of its own", () => {
   // The defect: a container with a size of its own replaced the total of those before it.
   const containers = [memory(100 * mebibyte), { memory: { limit: 200 * mebibyte, swap: 300 * mebibyte } }, memory(400 * mebibyte)];
-  assert.equal(targetSize(base, containers).memoryBytes, upToStep(guestOverheadBytes + 700 * mebibyte));
+  assert.equal(targetSize(base, containers).memoryBytes, upToStep(memoryFor(700 * mebibyte)));
 });
 
 test("2.2 bounds: what the VM cannot have is refused by name", () => {

@@ -1,8 +1,9 @@
 import { RuntimeError } from "../../shared/base/errors.ts";
 import type { OciResources } from "../../shared/oci/runtime-spec.ts";
+import { memoryFor } from "../../shared/base/guest-memory.ts";
 import { mebibytes } from "../../shared/base/mebibytes.ts";
 import type { VmLimits } from "../hypervisor/virtual-machine.ts";
-import { defaultMemoryBytes, guestOverheadBytes, memoryStepBytes } from "./sandbox-config.ts";
+import { defaultMemoryBytes, memoryStepBytes } from "./sandbox-config.ts";
 
 /** What a sandbox's VM has, or is to have. */
 export interface SandboxSize {
@@ -23,8 +24,10 @@ const maxCpusetLength = 4096, maxCpu = 8191;
 export function targetSize(base: SandboxSize, containers: Iterable<OciResources>): SandboxSize {
   const all = [...containers];
   const limits = all.map((resources) => memoryNeed(resources));
-  const own = limits.includes(0) ? defaultMemoryBytes : guestOverheadBytes;
-  const memoryBytes = all.length === 0 ? 0 : own + sum(limits) + sum(all.map(hugePageBytes));
+  const need = sum(limits) + sum(all.map(hugePageBytes));
+  // Those without a limit get more when the guest is short of it.
+  const wanted = limits.includes(0) ? defaultMemoryBytes + need : memoryFor(need);
+  const memoryBytes = all.length === 0 ? 0 : wanted;
   const quotas = sum(all.map(({ cpu }) => (cpu?.quota !== undefined && cpu.quota > 0 && cpu.period !== undefined && cpu.period > 0 ? cpu.quota / cpu.period : 0)));
   const cpus = new Set(all.flatMap(({ cpu }) => [...parseCpuset(cpu?.cpus ?? "")]));
   return {

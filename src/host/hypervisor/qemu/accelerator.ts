@@ -31,8 +31,10 @@ export interface ProbeOptions {
   readonly firstByteMs: number;
   /** A slow but live one (nested virtualization) is given this long to reach its first process. Default 60 s. */
   readonly wholeMs: number;
+  /** How long it is remembered that QEMU ended at once: the reason may pass (no memory, a broken kernel file, another hypervisor at work). Default 10 minutes. */
+  readonly failureHoldsMs: number;
 }
-const defaultOptions: ProbeOptions = { device: "/dev/kvm", firstByteMs: 5_000, wholeMs: 60_000 };
+const defaultOptions: ProbeOptions = { device: "/dev/kvm", firstByteMs: 5_000, wholeMs: 60_000, failureHoldsMs: 10 * 60_000 };
 const marker = "casemate-probe: up";
 /** What a program has printed may come after its end; a child of it may keep the other ends open for ever. */
 const lastWordsMs = 500;
@@ -45,21 +47,21 @@ export interface ProbePayload {
 
 /**
  * The accelerator to use: KVM if a guest really boots with it, else emulation. Tried once and
- * remembered until the host's kernel, QEMU or CPU changes. Whether the device exists says nothing: some
+ * remembered until the host's kernel, QEMU or CPU changes, a failure of QEMU for a while. Whether the device exists says nothing: some
  * hosts show one that only hangs. @throws RuntimeError `not_found` (reason `tool_missing`) without QEMU.
  */
-export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined, options = defaultOptions): Promise<AcceleratorChoice> {
+export async function chooseAccelerator(folders: StateFolders, payload: ProbePayload, onProgress: (what: string) => void = () => undefined, given: Partial<ProbeOptions> = {}): Promise<AcceleratorChoice> {
+  const options = { ...defaultOptions, ...given };
   const path = join(folders.data, "accelerator.json");
   const key = hostKey();
   // Looked at every time: the device and its permission come and go, and a look costs nothing.
   const obstacle = kvmObstacle(options.device);
   if (obstacle !== undefined) return { version: 1, key, ...obstacle };
   const remembered = readRemembered(path);
-  if (remembered?.key === key) return remembered;
+  if (remembered?.key === key && (remembered.reason !== "kvm_failed" || Date.now() - statSync(path).mtimeMs < options.failureHoldsMs)) return remembered;
   onProgress("trying KVM");
   const choice = { version: 1, key, ...await probe(payload, options) } as const;
-  // A QEMU that ends at once is no news of the host (a broken kernel file does that too), and cheap to try again.
-  if (choice.reason !== "kvm_failed") writeFileAtomic(path, JSON.stringify(choice, undefined, 1), 0o644);
+  writeFileAtomic(path, JSON.stringify(choice, undefined, 1), 0o644);
   return choice;
 }
 
