@@ -13,6 +13,6 @@ const onProgress = (what: string): void => {
 const image = await ensureGuestImage(folders, { onProgress });
 console.log(`guest image ${image.id} with Linux ${image.kernelRelease}`);
 
-const { setup, notes } = await prepareHost(folders, { debug: false, coldBoot: false, onProgress });
+const { setup, notes } = await prepareHost(folders, { debug: false, coldBoot: false, tryAgain: true, onProgress });
 for (const note of notes) console.log(note);
 console.log(setup.template === undefined ? "no template" : `template ${setup.template}`);

@@ -1,4 +1,5 @@
 // A template and those who work against it: damage on disk, deaths, a full disk, and a guest and a QEMU that want to change it.
+// - one that cannot be made is not tried again at once
 // - truncated and bit-flipped files are set aside; the start goes on cold
 // - the holder of the memory dies, the host reboots, the template is deleted: VMs that run stay, the next one starts
 // - QEMU's own user, with QEMU's descriptors, cannot change the memory; nor can a guest that writes all of its own
@@ -11,8 +12,10 @@ import { spawnSync } from "node:child_process";
 import { chmodSync, closeSync, existsSync, fstatSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, realpathSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { ensureTemplate, templateKeyFor } from "../../src/host/containers/ensure-template.ts";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
 import { captureSandbox } from "../../src/host/control/capture-sandbox.ts";
+import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
 import { copyMemory } from "../../src/host/hypervisor/guest-memory.ts";
 import { qemuFds, qemuProgram } from "../../src/host/hypervisor/qemu/arguments.ts";
 import { findQemu } from "../../src/host/hypervisor/qemu/find-qemu.ts";
@@ -73,6 +76,21 @@ describe("a template", { skip }, () => {
   };
   const holder = (): ProcessIdentity => JSON.parse(readFileSync(templatePaths(folders, template.key).holder, "utf8")) as ProcessIdentity; // template-memory.ts wrote it
   const hashNow = async (fd: number): Promise<string> => (await copyMemory(fd, undefined, template.memoryBytes)).hash;
+
+  test("one that cannot be made is not tried again for ten minutes, unless set-up asks for it", async () => {
+    const image = await ensureGuestImage(stateFolders(undefined));
+    const source = { folders, guestImage: { ...image, id: "broken", kernelPath: join(folders.data, "no-kernel") }, accelerator: template.accelerator };
+    const why = async (tryAgain: boolean): Promise<string> => {
+      const choice = await ensureTemplate(source, () => undefined, { ...within, tryAgain });
+      assert.equal(choice.key, undefined);
+      return choice.why;
+    };
+    const first = await why(false);
+    assert.match(first, /no-kernel/);
+    writeFileSync(templatePaths(folders, templateKeyFor(source)).makerLog, "failed: as before");
+    assert.equal(await why(false), "as before");
+    assert.equal(await why(true), first);
+  });
 
   test("a bit that flipped in memory or state sets it aside; a file that is cut off counts as none", async () => {
     const paths = templatePaths(folders, template.key);

@@ -28,12 +28,12 @@ export function templateKeyFor({ guestImage, accelerator }: TemplateSource): str
   return templateKey({ guestImageId: guestImage.id, accelerator, machine: machineFacts(accelerator) });
 }
 
-/** The template for this host; made now if there is none, by a process of its own that many may wait for. Whoever waits longer than the time boots cold. */
-export async function ensureTemplate(source: TemplateSource, onProgress: (what: string) => void, options: WaitOptions & { readonly timeoutMs: number }): Promise<TemplateChoice> {
+/** The template for this host; made now if there is none, by a process of its own that many may wait for. Whoever waits longer than the time boots cold. `tryAgain`: also soon after a failure. */
+export async function ensureTemplate(source: TemplateSource, onProgress: (what: string) => void, options: WaitOptions & { readonly timeoutMs: number; readonly tryAgain?: boolean }): Promise<TemplateChoice> {
   const key = templateKeyFor(source);
   const { folders } = source;
   if (readTemplate(folders, key) !== undefined) return { key };
-  const failure = recentFailure(templatePaths(folders, key).makerLog);
+  const failure = options.tryAgain ? undefined : recentFailure(templatePaths(folders, key).makerLog);
   if (failure !== undefined) return { key: undefined, why: failure };
   return awaitMaker({ ...source, key }, onProgress, options);
 }

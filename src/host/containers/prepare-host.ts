@@ -14,6 +14,8 @@ export interface PrepareOptions {
   readonly timings?: boolean;
   /** Boot cold: no template is looked for or made. */
   readonly coldBoot: boolean;
+  /** A template that could not be made lately is tried again. Default: not for ten minutes, so that not every start waits for it. */
+  readonly tryAgain?: boolean;
   readonly onProgress: (what: string) => void;
 }
 
@@ -22,7 +24,7 @@ export async function prepareHost(folders: StateFolders, options: PrepareOptions
   const { startTimeoutMs = defaultStartTimeoutMs } = options;
   const guestImage = await ensureGuestImage(folders, { onProgress: options.onProgress });
   const { accelerator, explanation } = await chooseAccelerator(folders, guestImage, options.onProgress);
-  const template = options.coldBoot ? undefined : await ensureTemplate({ folders, guestImage, accelerator }, options.onProgress, { timeoutMs: startTimeoutMs });
+  const template = options.coldBoot ? undefined : await ensureTemplate({ folders, guestImage, accelerator }, options.onProgress, { timeoutMs: startTimeoutMs, tryAgain: options.tryAgain === true });
   return {
     setup: { folders, guestImage, accelerator, template: template?.key, startTimeoutMs, debug: options.debug, timings: options.timings ?? false },
     notes: [
