@@ -73,14 +73,15 @@ function makeGuest(log: Logger, reaper: Reaper, mux: StdioMux, modules: ModuleIn
 
 /** Calls on the control port, stdio on the data port, so that a flood of output never delays a kill. */
 function serve(guest: Guest, mux: StdioMux): void {
+  const onData = (): void => guest.optimizer.heard();
   const server = new TtrpcServer();
   server.addService(AgentService, guest.calls.track(agentService(guest), ["startContainer", "removeContainer", "pauseContainer", "resumeContainer", "updateContainer"]));
   server.addService(GuestDescriptor, guest.calls.track(guestService(guest), ["createContainer", "exec"]));
   server.addService(Health, healthService);
-  void whenPortAppears(dataPortName, (path) => new GuestPort(path, (link) => mux.attach(link)));
+  void whenPortAppears(dataPortName, (path) => new GuestPort(path, (link) => mux.attach(link), { onData }));
   void whenPortAppears(controlPortName, (path) => new GuestPort(path, (link) => {
     server.serve(linkAsDuplex(link)).catch((error: unknown) => guest.log.info("connection over", { error: describeError(error) }));
-  }, { onHostGone: collectYoungGarbage }));
+  }, { onHostGone: collectYoungGarbage, onData }));
 }
 
 /** What is saved without a host would do this in every one of its clones, at the worst time. */

@@ -12,7 +12,7 @@ import { spawnSync } from "node:child_process";
 import { chmodSync, closeSync, existsSync, fstatSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, realpathSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { ensureTemplate, templateKeyFor } from "../../src/host/containers/ensure-template.ts";
+import { ensureTemplate, templateKeyFor, type TemplateSource } from "../../src/host/containers/ensure-template.ts";
 import { prepareHost } from "../../src/host/containers/prepare-host.ts";
 import { captureSandbox } from "../../src/host/control/capture-sandbox.ts";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
@@ -79,7 +79,7 @@ describe("a template", { skip }, () => {
 
   test("one that cannot be made is not tried again for ten minutes, unless set-up asks for it", async () => {
     const image = await ensureGuestImage(stateFolders(undefined));
-    const source = { folders, guestImage: { ...image, id: "broken", kernelPath: join(folders.data, "no-kernel") }, accelerator: template.accelerator };
+    const source: TemplateSource = { folders, guestImage: { ...image, id: "broken", kernelPath: join(folders.data, "no-kernel") }, accelerator: "tcg" };
     const why = async (tryAgain: boolean): Promise<string> => {
       const choice = await ensureTemplate(source, () => undefined, { ...within, tryAgain });
       assert.equal(choice.key, undefined);

@@ -43,16 +43,18 @@ export class GuestPort {
   readonly #path: string;
   readonly #onSession: (link: PacketLink) => void;
   readonly #onHostGone: () => void;
+  readonly #onData: () => void;
   readonly #open: typeof openSync;
   readonly #pages = new PageReader();
   #link: PacketLink | undefined;
   #stream: Socket | undefined;
 
-  /** `onHostGone` is called before the port can be seen to be open for the next host. `open`: for tests, in which no driver refuses. */
-  constructor(path: string, onSession: (link: PacketLink) => void, { onHostGone = () => undefined, open = openSync }: { readonly onHostGone?: () => void; readonly open?: typeof openSync } = {}) {
+  /** `onHostGone` is called before the port can be seen to be open for the next host, `onData` with each piece of data that comes. `open`: for tests, in which no driver refuses. */
+  constructor(path: string, onSession: (link: PacketLink) => void, { onHostGone = () => undefined, onData = () => undefined, open = openSync }: { readonly onHostGone?: () => void; readonly onData?: () => void; readonly open?: typeof openSync } = {}) {
     this.#path = path;
     this.#onSession = onSession;
     this.#onHostGone = onHostGone;
+    this.#onData = onData;
     this.#open = open;
     this.#waitForHost(performance.now());
   }
@@ -115,6 +117,7 @@ export class GuestPort {
   }
 
   #receive(parser: PacketParser, chunk: Buffer, stream: Socket, fd: number): void {
+    this.#onData();
     for (const found of parser.push(chunk)) {
       if (found.type === "packet") this.#link?.deliver(found.payload);
       else this.#endSession();

@@ -9,7 +9,7 @@ import { RuntimeError, codeOf, describeError, isErrnoException } from "../../sha
 import { Logger } from "../../shared/base/log.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import { drivers, loadAgentClient } from "../assemble.ts";
-import { Sandbox } from "../sandbox/sandbox.ts";
+import { Sandbox, type SandboxContext, type SandboxEvent } from "../sandbox/sandbox.ts";
 import { defaultStartTimeoutMs, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore } from "../store/container-store.ts";
 import { readBootId } from "../store/host-facts.ts";
@@ -20,6 +20,7 @@ import { readStateFile, setAside } from "../store/state-file.ts";
 import { awaitRestart, launchRestart } from "./await-restart.ts";
 import { Owner } from "./owner.ts";
 import { openLedger, releaseHeld, releaseLostSandbox } from "./lost-sandbox.ts";
+import { StartPlace } from "./start-place.ts";
 import { removeSandboxFolder } from "./sweep.ts";
 import { startTracing } from "./tracing.ts";
 
@@ -29,6 +30,8 @@ const readyFd = 3;
 /** Of the word to start: "go" and a line's end. */
 const goBytes = 3;
 
+/** A sandbox whose first container does not start within that time after it is up counts as started. */
+const firstStartMs = 1_000;
 /** Longest time to take a sandbox over. A guest answers in milliseconds; a busy one on a busy host, with a call under way in it, may take half a minute. */
 const adoptTimeoutMs = 90_000;
 /** The owner's own exit codes: 0 tells the supervisor not to start another. */
@@ -58,7 +61,7 @@ async function main(folder: string, mode: string | undefined): Promise<number> {
   if (tracing !== undefined) owner.stepTimes.forward(tracing);
   const context = { drivers, ledger, log: tracing === undefined ? log : log.with({ traceId: tracing.traceId }), observer: owner.stepTimes, onEvent: owner.onEvent, recordEnd: owner.recordEnd };
   process.on("SIGTERM", () => void owner.stop(stopTimeoutMs));
-  const making = record === undefined ? Sandbox.create(config, context, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal: giveUp.signal }) : Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
+  const making = record === undefined ? createInTurn(config, context, giveUp.signal) : Sandbox.adopt(config, context, record, { timeoutMs: adoptTimeoutMs, signal: giveUp.signal });
   making.catch(() => { /* awaited below */ });
   const server = await serveMeanwhile(owner, paths.ownerSocket).catch(async (error: unknown) => {
     giveUp.abort(error);
@@ -85,6 +88,23 @@ async function main(folder: string, mode: string | undefined): Promise<number> {
     removeSandboxFolder(paths.folder);
     closeSync(lock);
   });
+}
+
+/** Makes the sandbox when the machine has a CPU for it, and lets the next start in when its first container runs. */
+async function createInTurn(config: SandboxConfig, context: SandboxContext, signal: AbortSignal): Promise<Sandbox> {
+  const place = await StartPlace.take(config.folders, signal);
+  const onEvent = (event: SandboxEvent): void => {
+    if (event.action === "start") place.leave();
+    context.onEvent(event);
+  };
+  try {
+    const sandbox = await Sandbox.create(config, { ...context, onEvent }, { timeoutMs: config.startTimeoutMs ?? defaultStartTimeoutMs, signal });
+    setTimeout(() => place.leave(), firstStartMs).unref();
+    return sandbox;
+  } catch (error) {
+    place.leave();
+    throw error;
+  }
 }
 
 /** The last thing an owner does: it waits until the container is to be started again, if it is, lets the sandbox go, and starts it. */
