@@ -22,18 +22,19 @@ test("as many at once as there are CPUs; the others in the order of their coming
   // A file that nobody holds is what a waiter leaves that was killed.
   writeFileSync(join(folders.run, "starts/turn-00000000000000000000-1"), "");
   const order: string[] = [];
-  const waiting = ["first", "second"].map(async (name) => {
+  const wait = async (name: string): Promise<StartPlace> => {
     const place = await StartPlace.take(folders, never);
     order.push(name);
     return place;
-  });
+  };
+  const first = wait("first"), second = wait("second");
   await delay(100);
   assert.deepEqual([order, turns().length], [[], 2]);
   places[0]?.leave();
-  places.push(await waiting[0]!);
+  places.push(await first);
   assert.deepEqual(order, ["first"]);
   for (const place of places) place.leave();
-  (await waiting[1]!).leave();
+  (await second).leave();
   assert.deepEqual([order, turns()], [["first", "second"], []]);
 });
 

@@ -1,13 +1,16 @@
 import { closeSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { Deadline, eventually } from "../../shared/base/deadline.ts";
+import { setTimeout as delay } from "node:timers/promises";
+import { Deadline } from "../../shared/base/deadline.ts";
+import { RuntimeError } from "../../shared/base/errors.ts";
 import { flockExclusive } from "../../shared/linux/flock.ts";
 import type { StateFolders } from "../store/paths.ts";
 
 /** A start that hangs keeps its place up to its own time limit; who is the next waits for this long, and goes without one. */
 const defaultPatienceMs = 10_000;
-const pollMs = 25;
+/** Times one more than those who are ahead, whose starts take longer than that. */
+const pollMs = 25, manyAhead = 40;
 
 /**
  * One of as many places as the machine has CPUs, in which the sandboxes of one user come up, in the order of their coming.
@@ -51,28 +54,33 @@ async function awaitTurn(folder: string, signal: AbortSignal, patienceMs: number
   const lock = flockExclusive(path);
   let patience: Deadline | undefined;
   try {
-    const found = await eventually("a place to start in", () => {
-      if (!isFirst(folder, turn)) return undefined;
-      patience ??= Deadline.after(patienceMs);
-      const fd = lockPlace(folder);
-      return fd === undefined && !patience.expired ? undefined : { fd };
-    }, { timeoutMs: Infinity, intervalMs: pollMs, signal });
-    return found.fd;
+    while (patience?.expired !== true) {
+      const ahead = countAhead(folder, turn);
+      if (ahead === 0) {
+        patience ??= Deadline.after(patienceMs);
+        const fd = lockPlace(folder);
+        if (fd !== undefined) return fd;
+      }
+      if (signal.aborted) throw new RuntimeError("canceled", "wait for a place to start in: canceled", { cause: signal.reason });
+      await delay(pollMs * (1 + Math.min(ahead, manyAhead)));
+    }
+    return undefined;
   } finally {
     rmSync(path, { force: true });
     if (lock !== undefined) closeSync(lock);
   }
 }
 
-/** Whether nobody who is alive has come before. */
-function isFirst(folder: string, turn: string): boolean {
-  const [first = turn] = readTurns(folder);
-  if (first === turn) return true;
+/** How many have come before. The first of them is forgotten if it has died. */
+function countAhead(folder: string, turn: string): number {
+  const [first = turn, ...others] = readTurns(folder);
+  if (first === turn) return 0;
   const dead = flockExclusive(join(folder, first));
-  if (dead === undefined) return false;
-  rmSync(join(folder, first), { force: true });
-  closeSync(dead);
-  return false; // looked at again soon
+  if (dead !== undefined) {
+    rmSync(join(folder, first), { force: true });
+    closeSync(dead);
+  }
+  return 1 + others.filter((name) => name < turn).length;
 }
 
 function readTurns(folder: string): string[] {
