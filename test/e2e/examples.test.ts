@@ -14,6 +14,7 @@ import { stateFolders } from "../../src/host/store/paths.ts";
 import { releaseTemplateMemory } from "../../src/host/template/template-memory.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
+import { npm } from "../support/npm.ts";
 
 const root = join(import.meta.dirname, "../..");
 const installTimeoutMs = 180_000;
@@ -21,7 +22,7 @@ const folder = mkdtempSync(join(tmpdir(), "cm-examples-"));
 let tarball: string;
 
 before(async () => {
-  const { stdout } = await runProcess("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", folder], { cwd: root, timeoutMs: installTimeoutMs });
+  const { stdout } = await npm(["pack", "--json", "--ignore-scripts", "--pack-destination", folder], { cwd: root, timeoutMs: installTimeoutMs });
   const [packed] = JSON.parse(stdout.toString()) as readonly { readonly filename: string }[]; // npm's documented output
   tarball = join(folder, packed?.filename ?? "");
 });
@@ -43,7 +44,7 @@ async function install(name: string): Promise<{ readonly cwd: string; readonly r
   const [set] = blocks(readme, "sh");
   assert.equal(set, "npm install casemate\nnpm start\n");
   // The package is not published yet: the tarball stands for it.
-  await runProcess("npm", ["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", tarball], { cwd, timeoutMs: installTimeoutMs });
+  await npm(["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", tarball], { cwd, timeoutMs: installTimeoutMs });
   return { cwd, readme };
 }
 
@@ -55,7 +56,7 @@ const noneLeft = (): Promise<true> => eventually("the end of the sandboxes", asy
 
 test("ai-tool prints what its README shows", { timeout: 2 * installTimeoutMs }, async () => {
   const { cwd, readme } = await install("ai-tool");
-  const { stdout } = await runProcess("npm", ["start", "--silent"], { cwd, timeoutMs: 120_000 });
+  const { stdout } = await npm(["start", "--silent"], { cwd, timeoutMs: 120_000 });
   assert.equal(stdout.toString(), blocks(readme, "text")[0]);
   await noneLeft();
 });

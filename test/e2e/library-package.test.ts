@@ -16,6 +16,7 @@ import { Sandbox } from "../../src/index.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { useCasemate } from "../support/cli.ts";
+import { npm } from "../support/npm.ts";
 
 const checkout = join(import.meta.dirname, "../..");
 const library = join(checkout, "dist/index.js");
@@ -28,11 +29,11 @@ const nodes: Readonly<Record<string, string>> = { 24: process.execPath, 26: join
 
 before(async () => {
   const options = ["--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"];
-  const { stdout } = await runProcess("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", folder], { cwd: checkout, timeoutMs: installTimeoutMs });
+  const { stdout } = await npm(["pack", "--json", "--ignore-scripts", "--pack-destination", folder], { cwd: checkout, timeoutMs: installTimeoutMs });
   const [packed] = JSON.parse(stdout.toString()) as readonly { readonly filename: string }[]; // npm's documented output
-  await runProcess("npm", ["install", ...options, join(folder, packed?.filename ?? "")], { cwd: folder, timeoutMs: installTimeoutMs });
+  await npm(["install", ...options, join(folder, packed?.filename ?? "")], { cwd: folder, timeoutMs: installTimeoutMs });
   cpSync(join(checkout, "test/fixtures/node-26"), join(folder, "node-26"), { recursive: true });
-  await runProcess("npm", ["ci", ...options], { cwd: join(folder, "node-26"), timeoutMs: installTimeoutMs });
+  await npm(["ci", ...options], { cwd: join(folder, "node-26"), timeoutMs: installTimeoutMs });
 }, { timeout: 3 * installTimeoutMs });
 
 /** A program beside the installed package that runs sandboxes by the built one, which has the machine's guest image; its lines are what it has to say. */

@@ -13,6 +13,7 @@ import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { eventually } from "../../src/shared/base/deadline.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { plantGuest } from "../support/guest-variant.ts";
+import { npm } from "../support/npm.ts";
 import { requires } from "../support/requires.ts";
 import { endTemplateWork, shareTemplates } from "../support/templates.ts";
 
@@ -29,7 +30,7 @@ const project = join(folder, "project");
 let tarball: string;
 
 before(async () => {
-  const { stdout } = await runProcess("npm", ["pack", "--json", "--pack-destination", folder], { cwd: root, timeoutMs: installTimeoutMs });
+  const { stdout } = await npm(["pack", "--json", "--pack-destination", folder], { cwd: root, timeoutMs: installTimeoutMs });
   const [packed] = JSON.parse(stdout.toString().slice(stdout.indexOf("[\n"))) as readonly { readonly filename: string }[]; // npm's documented output, after that of the build
   tarball = join(folder, packed?.filename ?? "");
   mkdirSync(project);
@@ -41,7 +42,7 @@ before(async () => {
 after(() => rmSync(folder, { recursive: true, force: true }));
 
 async function install(cwd: string, options: readonly string[]): Promise<void> {
-  await runProcess("npm", ["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", ...options, tarball], { cwd, timeoutMs: installTimeoutMs });
+  await npm(["install", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", ...options, tarball], { cwd, timeoutMs: installTimeoutMs });
 }
 
 test("the tarball holds what a run needs, and nothing of the checkout beside", async () => {
