@@ -1,7 +1,7 @@
 // Several containers in one sandbox, through the command.
 // - they share network, host name, IPC and /dev/shm, and have their own files and limits
 // - containers come and go while the others run; the sandbox ends with the last one, or with the first
-// - with --share-pid they see each other's processes
+// - with --share-pid they see each other's processes; a snapshot or a fork of one is refused
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { eventually } from "../../src/shared/base/deadline.ts";
@@ -30,6 +30,10 @@ test("a pod's containers share what a pod shares, and end on their own", { skip 
   await casemate.ok(["stop", "-t", "1", "job"]);
   await casemate.ok(["rm", "job"]);
   assert.equal(await casemate.ok(["exec", "web", "echo", "still here"]), "still here");
+  for (const command of [["fork", "web"], ["snapshot", "create", "shop-1", "web"]]) {
+    const { code, stderr } = await casemate.run(command);
+    assert.deepEqual([code, /pods cannot be saved yet/.test(stderr)], [125, true], stderr);
+  }
   const refused = await casemate.run(["pod", "rm", "shop"]);
   assert.deepEqual([refused.code, /1 of its containers run/.test(refused.stderr)], [1, true], refused.stderr);
   // With the last one the sandbox ends, and a later start brings it back.

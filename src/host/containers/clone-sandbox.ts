@@ -42,9 +42,9 @@ export interface SnapshotOptions extends WaitOptions {
   readonly stop: boolean;
 }
 
-/** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`). */
+/** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`, `memory_plugged`), `unimplemented` (reason `pod_not_saved`). */
 export async function createSnapshot(folders: StateFolders, record: ContainerRecord, { name, stop, ...wait }: SnapshotOptions): Promise<Snapshot> {
-  requireRunning(folders, record, "save");
+  requireSavable(folders, record, "save");
   const lock = await claimSnapshot(folders, name);
   try {
     await capture(folders, record, { name, keep: true, stop }, wait);
@@ -52,6 +52,11 @@ export async function createSnapshot(folders: StateFolders, record: ContainerRec
   } finally {
     closeSync(lock);
   }
+}
+
+function requireSavable(folders: StateFolders, record: ContainerRecord, what: string): void {
+  requireRunning(folders, record, what);
+  if (record.pod !== undefined) throw new RuntimeError("unimplemented", `${what} container "${record.name}": it is in pod "${record.pod}", and pods cannot be saved yet`, { reason: "pod_not_saved", hint: "give it a sandbox of its own: casemate run" });
 }
 
 /** What {@link forkSandbox} has made. */
@@ -63,7 +68,7 @@ export interface Fork {
 
 /** Makes live copies of a running container's sandbox; it goes on. It is saved once, whatever the count. */
 export async function forkSandbox(folders: StateFolders, record: ContainerRecord, { count, name, onCopy, ...options }: ForkOptions): Promise<Fork> {
-  requireRunning(folders, record, "fork");
+  requireSavable(folders, record, "fork");
   const snapshotName = `fork-${randomBytes(8).toString("hex")}`;
   const lock = await claimSnapshot(folders, snapshotName);
   try {

@@ -115,10 +115,21 @@ export function sharesPid(spec: RunnableSpec): boolean {
 
 /** The same for a container that was made earlier, from its bundle; one without a bundle shares nothing. */
 export function bundleSharesPid(bundle: string): boolean {
+  const spec = readBundle(bundle);
+  return spec !== undefined && sharesPid(spec);
+}
+
+/** Where a container that was made earlier shows what is the host's, from its bundle. */
+export function bundleHostMounts(bundle: string): string[] {
+  const spec = readBundle(bundle);
+  return spec === undefined ? [] : hostMounts(spec).map(({ mount }) => mount.destination);
+}
+
+function readBundle(bundle: string): RunnableSpec | undefined {
   try {
-    return sharesPid(JSON.parse(readFileSync(join(bundle, "config.json"), "utf8")) as RunnableSpec); // it was checked when the container was made
+    return JSON.parse(readFileSync(join(bundle, "config.json"), "utf8")) as RunnableSpec; // it was checked when the container was made
   } catch (error) {
-    if (isErrnoException(error, "ENOENT")) return false;
+    if (isErrnoException(error, "ENOENT")) return undefined;
     throw RuntimeError.wrap(error, `read the spec in "${bundle}"`);
   }
 }

@@ -20,7 +20,7 @@ import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./creat
 import type { SandboxDrivers, SandboxShares } from "./drivers.ts";
 import type { ContainerState } from "./container-state.ts";
 
-import { bundleSharesPid, refuseHostHooks } from "./guest-spec.ts";
+import { bundleHostMounts, bundleSharesPid, refuseHostHooks } from "./guest-spec.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, saveIo, type ProcessIoOptions } from "./process-io.ts";
 import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts";
@@ -535,7 +535,7 @@ export class Sandbox {
       const step = `save sandbox "${this.config.sandboxId}"`;
       this.#requireRunning(step);
       const containers = savedContainers(this.#context.ledger);
-      const sharing = containers.filter(({ shares }) => shares.length > 0).map(({ name, shares }) => `container "${name.slice(0, 12)}" (${shares.length} mounts)`);
+      const sharing = containers.filter(({ shares }) => shares.length > 0).map(({ name, bundle }) => `container "${name.slice(0, 12)}" (${bundleHostMounts(bundle).join(", ")})`);
       if (this.config.shares) throw new RuntimeError("failed_precondition", `${step}: it shows folders of the host${sharing.length === 0 ? "" : `, to ${sharing.join(", ")}`}, and they cannot be saved`, { reason: "shares_in_use", hint: "run it without volumes" });
       const plugged = await this.vm.describePlugged(options);
       const pathOf = new Map(containers.flatMap(({ disks }) => disks.map(({ diskId, path }) => [diskId, path] as const)));
