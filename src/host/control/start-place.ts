@@ -73,14 +73,17 @@ async function awaitTurn(folder: string, signal: AbortSignal, patienceMs: number
 
 /** How many have come before. The first of them is forgotten if it has died. */
 function countAhead(folder: string, turn: string): number {
-  const [first = turn, ...others] = readTurns(folder);
-  if (first === turn) return 0;
-  const dead = flockExclusive(join(folder, first));
-  if (dead !== undefined) {
-    rmSync(join(folder, first), { force: true });
-    closeSync(dead);
-  }
-  return 1 + others.filter((name) => name < turn).length;
+  const ahead = readTurns(folder).filter((name) => name < turn);
+  const [first] = ahead;
+  if (first !== undefined) forgetDead(join(folder, first));
+  return ahead.length;
+}
+
+function forgetDead(path: string): void {
+  const lock = flockExclusive(path);
+  if (lock === undefined) return;
+  rmSync(path, { force: true });
+  closeSync(lock);
 }
 
 function readTurns(folder: string): string[] {
