@@ -207,6 +207,21 @@ describe("copies of a living sandbox", { skip }, () => {
     await casemate.ok(["snapshot", "rm", "ports"]);
   });
 
+  test("memory that was plugged comes along, by fork and by snapshot", async () => {
+    await casemate.ok(["run", "-q", "-d", "--network", "none", "-m", "1200m", "--shm-size", "100m", "--name", "big", "busybox", "sh", "-c", count]);
+    const look = "sha256sum /dev/shm/data; grep MemTotal /proc/meminfo";
+    const seen = await shell("big", `head -c 80m /dev/urandom > /dev/shm/data; ${look}`);
+    const memory = (text: string): number => Number(/MemTotal: +(\d+)/.exec(text)?.[1]);
+    assert.ok(memory(seen) > 1_200 * 1024, seen);
+    await casemate.ok(["fork", "big", "--name", "big2"]);
+    await casemate.ok(["snapshot", "create", "big", "big2"]);
+    await casemate.ok(["run", "-q", "-d", "--from-snapshot", "big", "--name", "big3"]);
+    for (const copy of ["big2", "big3"]) assert.equal(await shell(copy, look), seen, copy);
+    await countsTo("big3", ({ length }) => length >= 3);
+    await casemate.ok(["rm", "-f", "big", "big2", "big3"]);
+    await casemate.ok(["snapshot", "rm", "big"]);
+  });
+
   test("a sandbox with a volume is refused, and says which container has it; it goes on", async () => {
     const folder = mkdtempSync("/tmp/cm-volume-");
     try {

@@ -5,7 +5,7 @@ import { RuntimeError } from "../../shared/base/errors.ts";
 import { withUndo } from "../../shared/base/undo.ts";
 import { machineKey } from "../assemble.ts";
 import { startOwner } from "../control/start-owner.ts";
-import type { SandboxClone, SandboxConfig } from "../sandbox/sandbox-config.ts";
+import { bootMemoryBytes, type SandboxClone, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, type ContainerRecord, type PublishRequest } from "../store/container-store.ts";
 import { readBootId } from "../store/host-facts.ts";
 import { containerPaths, snapshotPaths, type StateFolders } from "../store/paths.ts";
@@ -42,7 +42,7 @@ export interface SnapshotOptions extends WaitOptions {
   readonly stop: boolean;
 }
 
-/** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`, `memory_plugged`), `unimplemented` (reason `pod_not_saved`). */
+/** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`), `unimplemented` (reason `pod_not_saved`). */
 export async function createSnapshot(folders: StateFolders, record: ContainerRecord, { name, stop, ...wait }: SnapshotOptions): Promise<Snapshot> {
   requireSavable(folders, record, "save");
   const lock = await claimSnapshot(folders, name);
@@ -137,18 +137,19 @@ function toRecord(record: ContainerRecord, sandboxId: string, { name, ports }: C
 }
 
 function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, clones: readonly { readonly from: SnapshotContainer; readonly record: ContainerRecord }[], disks: ReadonlyMap<string, string>, { debug, leaseExpected }: CloneOptions): SandboxConfig {
-  const { accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes, vcpuCount, network } = snapshot;
+  const { accelerator, kernelPath, initramfsPath, rootImagePath, leastMemoryBytes = bootMemoryBytes, pluggedBytes = 0, vcpuCount, network } = snapshot;
   const [first] = clones;
   const ids = new Map(clones.map(({ from, record }) => [from.saved.name, record.containerId]));
   const clone: SandboxClone = {
     snapshot: snapshot.name,
     disks: [...disks].map(([diskId, path]) => ({ diskId, path })),
+    pluggedBytes,
     containerIds: Object.fromEntries(ids),
     records: [...clones.map(({ from, record }) => toSavedContainer(folders, from.saved, record, disks)), ...snapshot.execs.flatMap((exec) => toSavedExec(exec, ids))],
     ...(leaseExpected !== undefined && { leaseExpected }),
   };
   return {
-    version: 1, sandboxId, folders, hostname: first?.record.hostname ?? "casemate", accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes, vcpuCount,
+    version: 1, sandboxId, folders, hostname: first?.record.hostname ?? "casemate", accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes: leastMemoryBytes, vcpuCount,
     shares: false, network, ports: clones.flatMap(({ record }) => record.ports), clone, debug,
   };
 }

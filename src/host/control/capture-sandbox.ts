@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync } from "node:fs";
+import { closeSync, fstatSync, fsyncSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import type { WaitOptions } from "../../shared/base/deadline.ts";
 import { RuntimeError } from "../../shared/base/errors.ts";
@@ -33,7 +33,8 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
     const captured = await sandbox.capture({ stateFd, memoryFd }, (diskId, path) => copySparse(path, paths.disk(diskId), options), options).finally(() => closeSync(stateFd));
     stands = !options.goOn;
     if (keep) syncFiles(dirname(paths.state));
-    const { hash, usedBytes } = keep ? await keepMemory(memoryFd, paths.memory) : await copyMemory(memoryFd, undefined, bootMemoryBytes);
+    const memoryBytes = fstatSync(memoryFd).size;
+    const { hash, usedBytes } = keep ? await keepMemory(memoryFd, paths.memory, memoryBytes) : await copyMemory(memoryFd, undefined, memoryBytes);
     const containers = captured.containers.flatMap((saved): SnapshotContainer[] => {
       const record = store.read(saved.name);
       const status = captured.statuses.get(saved.name);
@@ -41,7 +42,7 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
     });
     const snapshot = publishSnapshot(folders, {
       name, sandboxId: sandbox.config.sandboxId, machineKey: machineKey(accelerator), accelerator, kernelPath, initramfsPath, rootImagePath, network,
-      vcpuCount: captured.size.vcpuCount, memoryBytes: bootMemoryBytes, memoryHash: hash, memoryUsedBytes: usedBytes, memoryOnDisk: keep,
+      vcpuCount: captured.size.vcpuCount, leastMemoryBytes: sandbox.config.memoryBytes, pluggedBytes: captured.size.memoryBytes - bootMemoryBytes, memoryBytes, memoryHash: hash, memoryUsedBytes: usedBytes, memoryOnDisk: keep,
       plugged: captured.plugged, images: captured.images, containers, execs: captured.execs, pauseMs: captured.pauseMs,
     });
     await holdMemory(snapshotMemory(folders, snapshot), memoryFd);
@@ -55,10 +56,10 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
   }
 }
 
-async function keepMemory(memoryFd: number, path: string): ReturnType<typeof copyMemory> {
+async function keepMemory(memoryFd: number, path: string, bytes: number): ReturnType<typeof copyMemory> {
   const file = openSync(path, "wx", 0o400);
   try {
-    const copied = await copyMemory(memoryFd, file, bootMemoryBytes);
+    const copied = await copyMemory(memoryFd, file, bytes);
     fsyncSync(file);
     return copied;
   } finally {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { createMemoryFile } from "../../shared/linux/memfd.ts";
-import { copyMemory } from "./guest-memory.ts";
+import { copyMemory, copyPart } from "./guest-memory.ts";
 
 const mebibyte = 1024 * 1024;
 
@@ -48,5 +48,21 @@ test("copyMemory() finds what lies between holes, wherever they begin and end, a
   } finally {
     for (const fd of [from, to]) closeSync(fd);
     rmSync(folder, { recursive: true });
+  }
+});
+
+test("copyPart() copies what lies behind a place to another place, and leaves zeros out", async () => {
+  const block = 64 * 1024;
+  const from = createMemoryFile("test", 40 * block), to = createMemoryFile("test", 0);
+  try {
+    writeSync(from, "before", 3 * block);
+    for (const [number, text] of [[10, "first"], [12, "\0\0"], [39, "last"]] as const) writeSync(from, text, number * block);
+    assert.equal(await copyPart(from, { from: 10 * block, end: 40 * block }, to, 5 * block), 2 * block);
+    const copied = readFileSync(`/proc/self/fd/${to}`);
+    assert.equal(copied.length, 35 * block);
+    assert.deepEqual([5, 7, 34].map((number) => copied.toString("latin1", number * block, number * block + 5)), ["first", "\0\0\0\0\0", "last\0"]);
+    assert.ok(!copied.includes("before"));
+  } finally {
+    for (const fd of [from, to]) closeSync(fd);
   }
 });

@@ -42,8 +42,8 @@ function seek(fd: number, from: number, whence: typeof SEEK_DATA | typeof SEEK_H
 }
 
 /** The pieces to read, in whole blocks: each from bytes that are not a hole to a hole that is worth skipping. */
-function* piecesOf(fd: number, end: number): Generator<MemoryPiece> {
-  for (let data = seek(fd, 0, SEEK_DATA, end); data < end;) {
+function* piecesOf(fd: number, end: number, from = 0): Generator<MemoryPiece> {
+  for (let data = seek(fd, from, SEEK_DATA, end); data < end;) {
     const start = Math.floor(data / blockBytes) * blockBytes, limit = Math.min(end, start + pieceBytes);
     let stop: number;
     do {
@@ -71,7 +71,7 @@ export async function copyMemory(fromFd: number, toFd: number | undefined, bytes
     if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${bytes} bytes`);
     for (let offset = 0; offset < wanted; offset += blockBytes) {
       const block = piece.subarray(offset, Math.min(offset + blockBytes, wanted));
-      if (block.equals(block.length === blockBytes ? zeros : zeros.subarray(0, block.length))) continue;
+      if (isZeros(block)) continue;
       number.writeUInt32LE((start + offset) / blockBytes);
       hash.update(number).update(block);
       usedBytes += block.length;
@@ -83,12 +83,38 @@ export async function copyMemory(fromFd: number, toFd: number | undefined, bytes
   return { hash: hash.digest("hex"), usedBytes, pieces };
 }
 
+/**
+ * Copies what a part of one file has, from `from` to `end`, to `to` in another, which must be zeros there: blocks of
+ * zeros are left out. `from` is at a whole block. Returns how many bytes were copied.
+ */
+export async function copyPart(fromFd: number, { from, end }: { readonly from: number; readonly end: number }, toFd: number, to: number): Promise<number> {
+  const piece = Buffer.allocUnsafe(pieceBytes);
+  let copied = 0;
+  for (const [start, wanted] of piecesOf(fromFd, end, from)) {
+    const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
+    if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${end} bytes`);
+    for (let offset = 0; offset < wanted; offset += blockBytes) {
+      const block = piece.subarray(offset, Math.min(offset + blockBytes, wanted));
+      if (isZeros(block)) continue;
+      await write(toFd, block, 0, block.length, to + start - from + offset);
+      copied += block.length;
+    }
+  }
+  return copied;
+}
+
+function isZeros(block: Buffer): boolean {
+  return block.equals(block.length === blockBytes ? zeros : zeros.subarray(0, block.length));
+}
+
 const pageBytes = 4096;
 const pagemapEntryBytes = 8;
 /** Bits of a pagemap entry (kernel: Documentation/admin-guide/mm/pagemap.rst), in its upper half. */
-const present = 1 << 31, swapped = 1 << 30, ofFile = 1 << 29;
+const present = 1 << 31, swapped = 1 << 30, ofFile = 1 << 29, mappedOnce = 1 << 24;
 /** Touched pages that lie together are copied at once, up to this many. */
 const runPages = 512;
+/** Entries of the page map that are read at once: of half a gigabyte. */
+const mapPages = 128 * 1024;
 
 /** Where a VMM has a guest's memory in its own address space. */
 export interface MemoryRegion {
@@ -97,7 +123,7 @@ export interface MemoryRegion {
 }
 
 /**
- * Finds the guest's memory among a process's mappings: the one private mapping of exactly that size.
+ * Finds memory of the guest among a process's mappings: the one private mapping of exactly that size.
  * @throws RuntimeError `internal` when it cannot be told.
  */
 export function findGuestMemory(pid: number, bytes: number): MemoryRegion {
@@ -113,29 +139,33 @@ export function findGuestMemory(pid: number, bytes: number): MemoryRegion {
 
 /**
  * Copies the pages that a process has of its own in a private mapping, which are those that were
- * written; what lies below them is the mapped file's. The process must stand still. Returns how many
- * bytes were copied.
+ * written, to `to` in a file; what lies below them is the mapped file's. The process must stand still.
+ * Returns how many bytes were copied.
  */
-export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: number): Promise<number> {
+export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: number, to = 0): Promise<number> {
   const pagemap = openSync(`/proc/${pid}/pagemap`, "r");
   const memory = openSync(`/proc/${pid}/mem`, "r");
   try {
-    const entries = Buffer.allocUnsafe(region.bytes / pageBytes * pagemapEntryBytes);
-    const { bytesRead } = await read(pagemap, entries, 0, entries.length, region.address / pageBytes * pagemapEntryBytes);
-    if (bytesRead !== entries.length) throw new RuntimeError("internal", `read the page map of VMM ${pid}: it ends early`);
     const piece = Buffer.allocUnsafe(runPages * pageBytes);
-    let copied = 0;
-    for (let page = 0; page < region.bytes / pageBytes;) {
-      let end = page;
-      while (end - page < runPages && end < region.bytes / pageBytes && isTouched(entries, end)) end++;
-      if (end > page) {
-        const wanted = (end - page) * pageBytes;
-        const got = await read(memory, piece, 0, wanted, region.address + page * pageBytes);
-        if (got.bytesRead !== wanted) throw new RuntimeError("internal", `read the memory of VMM ${pid}: it ends early`);
-        await write(toFd, piece, 0, wanted, page * pageBytes);
-        copied += wanted;
+    const entries = Buffer.allocUnsafe(Math.min(mapPages, region.bytes / pageBytes) * pagemapEntryBytes);
+    // Of memory that may be much larger than what is in it, only as much of the map is read as has something.
+    let left = residentPages(pid, region), copied = 0;
+    for (let first = 0; first < region.bytes / pageBytes && left > 0; first += mapPages) {
+      const pages = Math.min(mapPages, region.bytes / pageBytes - first);
+      const { bytesRead } = await read(pagemap, entries, 0, pages * pagemapEntryBytes, (region.address / pageBytes + first) * pagemapEntryBytes);
+      if (bytesRead !== pages * pagemapEntryBytes) throw new RuntimeError("internal", `read the page map of VMM ${pid}: it ends early`);
+      for (let page = 0; page < pages;) {
+        let end = page;
+        while (end - page < runPages && end < pages && isTouched(entries, end)) if (isCounted(entries, end++)) left--;
+        if (end > page) {
+          const wanted = (end - page) * pageBytes, offset = (first + page) * pageBytes;
+          const got = await read(memory, piece, 0, wanted, region.address + offset);
+          if (got.bytesRead !== wanted) throw new RuntimeError("internal", `read the memory of VMM ${pid}: it ends early`);
+          await write(toFd, piece, 0, wanted, to + offset);
+          copied += wanted;
+        }
+        page = Math.max(end, page + 1);
       }
-      page = Math.max(end, page + 1);
     }
     return copied;
   } finally {
@@ -144,7 +174,25 @@ export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: 
   }
 }
 
+/** How many of a mapping's pages are in memory or swapped out, the mapped file's included. */
+function residentPages(pid: number, { address }: MemoryRegion): number {
+  const smaps = readFileSync(`/proc/${pid}/smaps`, "latin1");
+  const start = smaps.search(new RegExp(`^${address.toString(16)}-`, "m"));
+  const [, resident, swap] = /^Rss: +(\d+) kB$[^]*?^Swap: +(\d+) kB$/m.exec(smaps.slice(start)) ?? [];
+  if (start === -1 || resident === undefined) throw new RuntimeError("internal", `read the mappings of VMM ${pid}: that of its guest's memory is not there`);
+  return (Number(resident) + Number(swap)) * 1024 / pageBytes;
+}
+
 function isTouched(entries: Buffer, page: number): boolean {
-  const upper = entries.readInt32LE(page * pagemapEntryBytes + 4);
+  const upper = upperHalf(entries, page);
   return (upper & swapped) !== 0 || ((upper & present) !== 0 && (upper & ofFile) === 0);
+}
+
+/** True for a page that {@link residentPages} counts for certain: the zero page, which it does not, is mapped by many. */
+function isCounted(entries: Buffer, page: number): boolean {
+  return (upperHalf(entries, page) & (swapped | mappedOnce)) !== 0;
+}
+
+function upperHalf(entries: Buffer, page: number): number {
+  return entries.readInt32LE(page * pagemapEntryBytes + 4);
 }

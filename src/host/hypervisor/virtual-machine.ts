@@ -74,7 +74,7 @@ export const nothingPlugged: DevicesAtStart = { disks: [], nics: [], shares: [],
 export interface CaptureTarget {
   /** An empty file for the devices, open for writing alone. */
   readonly stateFd: number;
-  /** An empty file of the memory's size. */
+  /** An empty file in memory; what was plugged is behind what the VM booted with. */
   readonly memoryFd: number;
   /** Done while the guest stands still; its disks do not change meanwhile. */
   readonly whilePaused: () => Promise<void>;
@@ -136,9 +136,9 @@ export interface VirtualMachine {
   resume(options?: WaitOptions): Promise<void>;
   /** All that is plugged. */
   describePlugged(options?: WaitOptions): Promise<PluggedDevices>;
-  /** Writes the VM's state, without memory that is shared with a file, to a descriptor. `disconnect` lets go of the agent; the VM is paused when the guest has seen that. */
+  /** Writes the VM's state, without its memory, to a descriptor: that is a file of the caller's, and nothing was plugged. `disconnect` lets go of the agent; the VM is paused when the guest has seen that. */
   save(stateFd: number, disconnect: () => void, options?: WaitOptions): Promise<void>;
-  /** Writes a running VM's memory and devices, and goes on. Memory that was plugged is not part of it. */
+  /** Writes a running VM's memory and devices, and goes on. It must have no shares: they cannot be restored. */
   capture(target: CaptureTarget, options?: WaitOptions): Promise<CaptureResult>;
   /** Ends the VMM: `quit` by its monitor, then SIGTERM, then SIGKILL, within about 5 s. Any state, any number of times. */
   kill(): Promise<void>;

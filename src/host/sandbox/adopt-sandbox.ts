@@ -13,7 +13,7 @@ import { scsiAddress } from "../hypervisor/virtual-machine.ts";
 import type { AdoptedVm, SandboxShares } from "./drivers.ts";
 import { GuestProcess, type ProcessEnd } from "./process.ts";
 import { ProcessIo, type OutputFd, type OutputOffsets, type StdioResume } from "./process-io.ts";
-import type { SandboxConfig } from "./sandbox-config.ts";
+import { bootMemoryBytes, type SandboxClone, type SandboxConfig } from "./sandbox-config.ts";
 import { raceDeath } from "./vm-death.ts";
 
 /** QEMU stops its vCPUs within milliseconds. */
@@ -112,10 +112,10 @@ export async function adoptSandbox(config: SandboxConfig, surroundings: SandboxS
 }
 
 /** What a guest that was saved while it lived brings along, with the records of this sandbox already in the ledger. */
-export async function listClone({ config, surroundings, undo, steps, vm, connection, hello }: SandboxBuild, guard: LateGuard): Promise<SandboxAdoption> {
+export async function listClone({ config, surroundings, undo, steps, vm, connection, hello }: SandboxBuild, { pluggedBytes }: Pick<SandboxClone, "pluggedBytes">, guard: LateGuard): Promise<SandboxAdoption> {
   const adoption = new SandboxAdoption(config, surroundings, creatingSandbox, undo, guard);
   const { disks } = await vm.describePlugged(steps.wait);
-  adoption.vm = { vm, paused: false, size: { memoryBytes: config.memoryBytes, vcpuCount: config.vcpuCount }, disks: new Map(disks.map(({ diskId, lun }) => [diskId, { scsiAddress: scsiAddress(lun) }])) };
+  adoption.vm = { vm, paused: false, size: { memoryBytes: bootMemoryBytes + pluggedBytes, vcpuCount: config.vcpuCount }, disks: new Map(disks.map(({ diskId, lun }) => [diskId, { scsiAddress: scsiAddress(lun) }])) };
   adoption.connection = connection;
   adoption.hello = hello;
   await steps.runAll(adoptSandboxSteps.filter(({ name }) => name === "list processes" || name === "open logs"), adoption);

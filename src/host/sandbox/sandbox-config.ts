@@ -51,6 +51,8 @@ export interface SandboxClone {
   readonly snapshot: string;
   /** The file of every disk it has plugged. */
   readonly disks: readonly { readonly diskId: string; readonly path: string }[];
+  /** Memory it has beyond what a VM boots with. */
+  readonly pluggedBytes: number;
   /** Its containers' names in the snapshot, and here. */
   readonly containerIds: Readonly<Record<string, string>>;
   /** Its containers and execs under their names here. */

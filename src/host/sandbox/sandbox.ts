@@ -192,7 +192,7 @@ export class Sandbox {
       await steps.runAll(takeHostSteps, build);
       await startGuest(build, context.log);
       if (config.pristine !== true) await steps.runAll(equipGuestSteps, build);
-      const clone = config.clone === undefined ? undefined : await listClone(build, guard);
+      const clone = config.clone === undefined ? undefined : await listClone(build, config.clone, guard);
       const { vm, connection, hello, clockSet, network, shares } = build;
       const seen = { addresses: network?.guest.addresses ?? [], ports: network?.ports ?? [], warnings: network?.warnings ?? [] };
       const sandbox = new Sandbox(config, context, { vm, connection, hello, clockSet, network: seen, shares, teardown: undo.move(), timings: steps.timings });
@@ -527,8 +527,7 @@ export class Sandbox {
   /**
    * Saves the sandbox as it is, and lets it go on unless told otherwise. `copyDisk` is called for each
    * disk that is written to, while the guest stands still.
-   * @throws RuntimeError `failed_precondition` (reasons `shares_in_use`, `memory_plugged`): host folders and
-   *   memory beyond what a VM boots with cannot be saved.
+   * @throws RuntimeError `failed_precondition` (reason `shares_in_use`): host folders cannot be saved.
    */
   async capture(files: Pick<CaptureTarget, "stateFd" | "memoryFd">, copyDisk: (diskId: string, path: string) => Promise<void>, { goOn, ...options }: WaitOptions & { readonly goOn: boolean }): Promise<CapturedSandbox> {
     return this.#queue.run(async () => {

@@ -33,6 +33,11 @@ export interface Snapshot {
   readonly rootImagePath: string;
   readonly network: "none" | "user";
   readonly vcpuCount: number;
+  /** The sandbox never has less than this. Undefined, as in what earlier versions made: no more than a VM boots with. */
+  readonly leastMemoryBytes?: number;
+  /** Memory it had beyond what a VM boots with; undefined: none. */
+  readonly pluggedBytes?: number;
+  /** Of the file with the memory. */
   readonly memoryBytes: number;
   readonly memoryHash: string;
   readonly memoryUsedBytes: number;

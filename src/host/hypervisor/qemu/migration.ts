@@ -24,7 +24,7 @@ export async function closeSavedFile(qmp: QmpClient, fdSet: number, options: Wai
   await qmp.execute("remove-fd", { "fdset-id": fdSet }, options);
 }
 
-/** Loads the devices' state into a VM that was started with `-incoming defer` on the memory that belongs to it. The VM stays paused. */
+/** Loads the devices' state into a VM that was started with `-incoming defer` on the memory that belongs to it. QEMU lets the VM go on as soon as it has it. */
 export async function loadDevices(qmp: QmpClient, fd: number, options: WaitOptions = {}): Promise<void> {
   const deadline = Deadline.after(options.timeoutMs ?? defaultTimeoutMs);
   const wait = (): WaitOptions => ({ ...options, timeoutMs: deadline.remainingMs });

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync, readlinkSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { orAbandon, type WaitOptions } from "../../../shared/base/deadline.ts";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { UndoStack } from "../../../shared/base/undo.ts";
@@ -10,8 +10,8 @@ import type { Accelerator, CaptureResult, CaptureTarget, DiskSpec, NicSpec, Plug
 import { QmpClient, type QmpEvent } from "../qmp/qmp-client.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { HotPlug } from "./hot-plug.ts";
-import { agentPortIds, qemuFds } from "./arguments.ts";
-import { copyMemory, copyTouchedPages, findGuestMemory } from "../guest-memory.ts";
+import { agentPortIds } from "./arguments.ts";
+import { copyUnchanging, copyWritten, fillPlugged } from "./saved-memory.ts";
 import { vmmKind, type VmmSpec } from "./launch.ts";
 import { closeSavedFile, loadDevices, saveDevices } from "./migration.ts";
 
@@ -45,7 +45,7 @@ export class QemuMachine implements VirtualMachine {
   readonly #qmp: QmpClient;
   readonly #console: ConsoleLog;
   readonly #hotPlug: HotPlug;
-  readonly #bootMemoryBytes: number;
+  readonly #memory: Pick<VmmSpec["config"], "memoryMode" | "bootMemoryBytes" | "pluggableMemoryBytes">;
   #exitReason: VmExit["reason"] = "died";
   #killing: Promise<void> | undefined;
   /** The file that its state was written to, until it runs again. */
@@ -59,7 +59,7 @@ export class QemuMachine implements VirtualMachine {
     this.#qmp = qmp;
     this.#console = console;
     this.#hotPlug = hotPlug;
-    this.#bootMemoryBytes = spec.config.bootMemoryBytes;
+    this.#memory = spec.config;
     qmp.onEvent((event) => this.#noteEnd(event));
     this.exited = process.exited.then(async (exit) => {
       this.#hotPlug.vmEnded();
@@ -96,6 +96,8 @@ export class QemuMachine implements VirtualMachine {
     if (opened.status === "rejected") throw opened.reason;
     const machine = booted.value;
     try {
+      // Before the devices: with them the VM goes on.
+      if (spec.memoryFd !== undefined) await fillPlugged(machine.identity.pid, spec.config, spec.memoryFd);
       await loadDevices(machine.#qmp, opened.value, wait);
       await machine.resume(wait);
       void machine.#hotPlug.forgetDescriptors(); // nobody waits for it, and a VM that ends meanwhile has none
@@ -185,34 +187,25 @@ export class QemuMachine implements VirtualMachine {
     if (file !== undefined) await closeSavedFile(this.#qmp, file, options).catch(() => undefined);
   }
 
-  /** Memory that was plugged has a backing of its own, which is not saved: without it the guest would find zeros. */
-  async #requireNothingPlugged(options: WaitOptions): Promise<void> {
-    const bytes = await this.#hotPlug.presentMemoryBytes(options);
-    if (bytes > 0) throw new RuntimeError("failed_precondition", `save the VM: ${bytes} bytes of its memory were plugged, and only what it booted with can be saved`, { reason: "memory_plugged", hint: "lower the memory limits of its containers" });
-  }
-
   async save(stateFd: number, disconnect: () => void, options: WaitOptions = {}): Promise<void> {
     // The agent opens a port anew when its host has gone. In a restored guest that has still to do so,
     // the next host's greeting would go with what is dropped then.
     const reopened = agentPortIds.map(async (port) => this.#qmp.nextEvent(`open "${port}" anew`, ({ event, data }) => event === "VSERPORT_CHANGE" && data["id"] === port && data["open"] === true, { ...options, timeoutMs: reopenTimeoutMs }));
     disconnect();
     await Promise.allSettled(reopened);
-    await this.#requireNothingPlugged(options);
+    if (await this.#hotPlug.presentMemoryBytes(options) > 0) throw new RuntimeError("internal", "save the VM: it has plugged memory, which is in no file of the caller's");
     await this.pause(options);
     await saveDevices(this.#qmp, stateFd, options);
   }
 
   async capture({ stateFd, memoryFd, whilePaused, goOn }: CaptureTarget, options: WaitOptions = {}): Promise<CaptureResult> {
-    await this.#requireNothingPlugged(options);
     const { pid } = this.identity;
-    const region = findGuestMemory(pid, this.#bootMemoryBytes);
-    // Most of it is in the file that the VM began from, which does not change: before the pause.
-    const baseFd = openBase(pid);
-    if (baseFd !== undefined) await copyMemory(baseFd, memoryFd, region.bytes).finally(() => closeSync(baseFd));
+    await copyUnchanging(pid, this.#memory, memoryFd);
     await this.pause(options);
     const pausedMs = performance.now();
     try {
-      const touchedBytes = await copyTouchedPages(pid, region, memoryFd);
+      const hasPlugged = await this.#hotPlug.presentMemoryBytes(options) > 0;
+      const touchedBytes = await copyWritten(pid, this.#memory, hasPlugged, memoryFd);
       this.#savedFile = await saveDevices(this.#qmp, stateFd, options);
       await whilePaused();
       const pauseMs = performance.now() - pausedMs;
@@ -251,12 +244,6 @@ export class QemuMachine implements VirtualMachine {
 /** Most bytes of memory that may be plugged on a host with that much: all of it, in whole steps, so that no limit the host can hold is refused later. */
 export function pluggableMemoryBytes(hostMemoryBytes: number, stepBytes: number): number {
   return Math.floor(hostMemoryBytes / stepBytes) * stepBytes;
-}
-
-/** The file below a VM's private memory; undefined when it began with none. */
-function openBase(pid: number): number | undefined {
-  const path = `/proc/${pid}/fd/${qemuFds.memory}`;
-  return readlinkSync(path).startsWith("/memfd:") ? openSync(path, "r") : undefined;
 }
 
 /** The end of QEMU's log, on one line. */
