@@ -17,7 +17,7 @@ import { passtKind, planPasst, startUserNetwork } from "./network/passt.ts";
 import type { RestoreRequest, SandboxDrivers } from "./sandbox/drivers.ts";
 import { bootMemoryBytes, memoryStepBytes, type SandboxClone, type SandboxConfig } from "./sandbox/sandbox-config.ts";
 import { shareFolderKind, shareMountKind } from "./storage/shares/share-mount.ts";
-import { FolderShares, shareFolders } from "./storage/shares/shares.ts";
+import { FolderShares, shareFolders, type SharesRequest } from "./storage/shares/shares.ts";
 import { virtiofsdKind } from "./storage/shares/virtiofsd.ts";
 import { releaserOf, type ResourceRecord, type ResourceReleaser } from "./store/ledger.ts";
 import { isRootful, sandboxPaths, snapshotPaths, templatePaths, type StateFolders } from "./store/paths.ts";
@@ -69,9 +69,8 @@ export const drivers: SandboxDrivers = {
       ports: config.ports,
     }, ledger, undo, steps.part("set up network"));
   },
-  async startShares(config, ledger, undo) {
-    const paths = sandboxPaths(config.folders, config.sandboxId);
-    return FolderShares.start({ sandboxId: config.sandboxId, sandboxFolder: paths.folder, sharePath: paths.share }, ledger, undo);
+  shares(config, ledger) {
+    return new FolderShares(sharesRequest(config), ledger);
   },
   planned(config) {
     return plannedRecords(config.folders, config.sandboxId, config);
@@ -83,8 +82,7 @@ export const drivers: SandboxDrivers = {
     return { vm, paused, size: { memoryBytes: bootMemoryBytes + pluggedBytes, vcpuCount }, disks };
   },
   adoptShares(config, ledger) {
-    const paths = sandboxPaths(config.folders, config.sandboxId);
-    return FolderShares.adopt({ sandboxId: config.sandboxId, sandboxFolder: paths.folder, sharePath: paths.share }, ledger);
+    return FolderShares.adopt(sharesRequest(config), ledger);
   },
   releaseAll(ledger) {
     return ledger.releaseAll(releasers);
@@ -117,6 +115,11 @@ export function plannedRecords(folders: StateFolders, sandboxId: string, config:
     ...(config.network === "none" ? [] : [planPasst(helper)]),
     planVmm(sandboxId),
   ];
+}
+
+function sharesRequest({ folders, sandboxId }: SandboxConfig): SharesRequest {
+  const { folder, share } = sandboxPaths(folders, sandboxId);
+  return { sandboxId, sandboxFolder: folder, sharePath: share };
 }
 
 function usersFolder(folders: StateFolders): string {

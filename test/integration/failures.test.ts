@@ -6,7 +6,7 @@
 // - the caller gets the first error; the ledger is as before, and so are the guest, the VM and the host
 // Here each step fails in a few ways, in turn. `npm run test:failures` does all, and prints the table.
 import assert from "node:assert/strict";
-import { copyFileSync, existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
+import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
 import { ensureGuestImage } from "../../src/host/guest-image/guest-image.ts";
@@ -14,14 +14,17 @@ import { networkSteps } from "../../src/host/network/passt.ts";
 import { createContainerSteps, type ContainerRequest } from "../../src/host/sandbox/container.ts";
 import { equipGuestSteps, takeHostSteps } from "../../src/host/sandbox/create-sandbox.ts";
 import { execSteps, startContainerSteps } from "../../src/host/sandbox/process-start.ts";
+import { serveSharesSteps, withdrawSharesSteps } from "../../src/host/sandbox/share-steps.ts";
 import type { SandboxConfig } from "../../src/host/sandbox/sandbox-config.ts";
 import { growSteps } from "../../src/host/sandbox/sandbox-room.ts";
+import type { Sandbox } from "../../src/host/sandbox/sandbox.ts";
 import { bootGuestSteps, restoreGuestSteps } from "../../src/host/sandbox/start-guest.ts";
 import { updateSteps } from "../../src/host/sandbox/update-container.ts";
 import { sandboxPaths, stateFolders } from "../../src/host/store/paths.ts";
 import { findTaggedProcesses, type TaggedProcessRecord } from "../../src/host/store/tagged-process.ts";
 import { eventually, type WaitOptions } from "../../src/shared/base/deadline.ts";
 import { RuntimeError, describeError } from "../../src/shared/base/errors.ts";
+import { createMemoryFile } from "../../src/shared/linux/memfd.ts";
 import { signalProcess, type ProcessIdentity } from "../../src/shared/linux/proc.ts";
 import type { OciResources } from "../../src/shared/oci/runtime-spec.ts";
 import { keepEvidence } from "../support/evidence.ts";
@@ -238,17 +241,36 @@ async function request(rootOnHost: boolean, resources: OciResources): Promise<Co
 
 interface Life {
   readonly operation: string;
+  /** The sandbox was saved before, for which the shared folder was taken from it. */
+  readonly afterSave: boolean;
   readonly rootOnHost: boolean;
   /** What the call that is to fail may take. */
   readonly timeoutMs: number;
 }
 
+/** Saves the sandbox into files that are forgotten. */
+async function save(sandbox: Sandbox, wait: WaitOptions): Promise<void> {
+  const stateFd = openSync(join(host.folders.run, "saved-state"), "w", 0o600), memoryFd = createMemoryFile("casemate-test", 0);
+  try {
+    await sandbox.capture({ stateFd, memoryFd }, async () => { /* no disk is written to */ }, { goOn: true, ...wait });
+  } finally {
+    for (const fd of [stateFd, memoryFd]) closeSync(fd);
+  }
+}
+
+/** A container that shows a folder comes and goes: the guest has the shared folder from then on. */
+async function showFolder(hosted: HostedSandbox): Promise<void> {
+  await hosted.sandbox.createContainer(await request(false, {}), { timeoutMs: callTimeoutMs });
+  await host.remove(hosted, "c1");
+}
+
 /** A container's life, up to the operation that is to fail. Returns what that failed with. */
-async function failureOfLife(hosted: HostedSandbox, { operation, rootOnHost, timeoutMs }: Life): Promise<unknown> {
+async function failureOfLife(hosted: HostedSandbox, { operation, afterSave, rootOnHost, timeoutMs }: Life): Promise<unknown> {
   const { sandbox } = hosted;
   const growing = operation === "grow sandbox";
   const container = await request(rootOnHost, growing ? {} : { memory: { limit: 1200 * mebibyte } });
-  const calls: readonly (readonly [name: string, call: (wait: WaitOptions) => Promise<unknown>])[] = [
+  if (afterSave) await save(sandbox, { timeoutMs: callTimeoutMs });
+  const calls: readonly (readonly [name: string, call: (wait: WaitOptions) => Promise<unknown>])[] = operation === "save sandbox" ? [[operation, (wait) => save(sandbox, wait)]] : [
     ["create container", (wait) => sandbox.createContainer(container, wait)],
     ["start container", (wait) => sandbox.startContainer("c1", wait)],
     ["start exec", (wait) => host.run(hosted, "c1", "true", wait)],
@@ -271,14 +293,14 @@ async function makeSurvivor(): Promise<NonNullable<typeof survivor>> {
   return { hosted, clean: await traces(hosted) };
 }
 
-async function failInLife(operation: string, step: string, kind: FailureKind): Promise<"clean"> {
+async function failInLife(operation: string, step: string, kind: FailureKind, afterSave: boolean): Promise<"clean"> {
   const rootOnHost = step === "share root file system";
   return untilReached(takesTime(kind) ? 8_000 : callTimeoutMs, async (timeoutMs) => {
     if (ends(kind)) {
       const hosted = await host.create(`failing-${sandboxes++}`, { shares: true });
       const { sandboxId } = hosted.sandbox.config;
       const { reached } = failOnce(sandboxId, operation, step, kind, timeoutMs);
-      assertFailure(await failureOfLife(hosted, { operation, rootOnHost, timeoutMs }), operation, kind);
+      assertFailure(await failureOfLife(hosted, { operation, afterSave, rootOnHost, timeoutMs }), operation, kind);
       await hosted.sandbox.stop();
       assert.equal(hosted.sandbox.state, "stopped");
       assertNothingHeld(sandboxId);
@@ -290,10 +312,11 @@ async function failInLife(operation: string, step: string, kind: FailureKind): P
     const { hosted, clean } = survivor;
     const { reached } = failOnce(hosted.sandbox.config.sandboxId, operation, step, kind, timeoutMs);
     try {
-      const error = await failureOfLife(hosted, { operation, rootOnHost, timeoutMs });
+      const error = await failureOfLife(hosted, { operation, afterSave, rootOnHost, timeoutMs });
       host.hook = undefined;
       if (reached()) assertFailure(error, operation, kind);
       if (hosted.sandbox.containers.has("c1")) await host.remove(hosted, "c1");
+      if (afterSave || operation === "save sandbox") await showFolder(hosted);
       // The guest lets go of an unplugged disk when it hears of it, which is after QEMU has.
       let left = "";
       await eventually("a clean guest", async () => ((left = await traces(hosted)) === clean ? true : undefined), { timeoutMs: callTimeoutMs, intervalMs: 100 }).catch(() => { assert.equal(left, clean); });
@@ -310,8 +333,8 @@ async function endSurvivor(): Promise<void> {
   survivor = undefined;
 }
 
-for (const [operation, steps] of [["create container", createContainerSteps], ["start container", startContainerSteps], ["start exec", execSteps], ["update container", updateSteps], ["grow sandbox", growSteps]] as const) {
-  test(`${operation} that fails at any step leaves nothing in the guest, the VM and on the host (D2, D3, D4, D5, D7)`, { skip }, async () => {
-    await failEach({ operation, title: operation, steps, hasVm: true, always: ["error after"], attempt: (step, kind) => failInLife(operation, step, kind) });
+for (const [operation, steps, after = ""] of [["create container", createContainerSteps], ["start container", startContainerSteps], ["start exec", execSteps], ["update container", updateSteps], ["grow sandbox", growSteps], ["save sandbox", withdrawSharesSteps], ["create container", serveSharesSteps, " after a save"]] as const) {
+  test(`${operation}${after} that fails at any step leaves nothing in the guest, the VM and on the host (D2, D3, D4, D5, D7)`, { skip }, async () => {
+    await failEach({ operation, title: `${operation}${after}`, steps, hasVm: true, always: ["error after"], attempt: (step, kind) => failInLife(operation, step, kind, after !== "") });
   });
 }

@@ -188,11 +188,12 @@ test("a share that the guest does not see yet is mounted once it does", { skip }
   const ledger = Ledger.open(vm.file("shares-ledger.json"));
   const undo = new UndoStack();
   try {
-    const shares = await drivers.startShares(vm.config, ledger, undo);
+    const shares = drivers.shares(vm.config, ledger);
+    const device = await shares.serve(undo);
     const connection = await vm.connect();
-    const mounting = connection.client.guest.addStorages({ storages: [{ driver: "virtio-fs", source: shares.device.tag, fstype: "virtiofs", mountPoint: shares.guestMountPoint }] }, { timeoutMs: 20_000 });
+    const mounting = connection.client.guest.addStorages({ storages: [{ driver: "virtio-fs", source: device.tag, fstype: "virtiofs", mountPoint: shares.guestMountPoint }] }, { timeoutMs: 20_000 });
     await assert.rejects(orAbandon(mounting, "the mount", { timeoutMs: 500 }), (error) => RuntimeError.is(error, "deadline_exceeded"), "it waits for the device");
-    await vm.vm.plugShare(shares.device);
+    await vm.vm.plugShare(device);
     await mounting;
     assert.equal(await connection.sh(`grep -c ' ${shares.guestMountPoint} virtiofs ' /proc/mounts`), "1");
     connection.close();

@@ -34,8 +34,9 @@ before(async () => {
   mkdirSync(join(source, "sub"), { recursive: true });
   writeFileSync(join(source, "greeting"), "hello\n");
   ledger = Ledger.open(join(sandboxFolder, "ledger.json"));
-  shares = await FolderShares.start({ sandboxId: "shares-test", sandboxFolder, sharePath: join(sandboxFolder, "share") }, ledger, undo);
-  guest = await ShareGuest.boot(shares.device.fd, shares.device.tag, shares.guestMountPoint);
+  shares = new FolderShares({ sandboxId: "shares-test", sandboxFolder, sharePath: join(sandboxFolder, "share") }, ledger);
+  const device = await shares.serve(undo);
+  guest = await ShareGuest.boot(device.fd, device.tag, shares.guestMountPoint);
   inGuest["rw"] = await shares.add("c1-0", source, false, undo);
   inGuest["ro"] = await shares.add("c1-1", source, true, undo);
   inGuest["file"] = await shares.add("c1-2", join(source, "greeting"), true, undo);

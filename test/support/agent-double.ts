@@ -279,6 +279,11 @@ export class AgentDouble {
         for (const { mountPoint } of storages) this.mounted.add(mountPoint);
         return {};
       },
+      removeStorages: async ({ mountPoints }: { mountPoints: readonly string[] }) => {
+        await this.#called("removeStorages");
+        for (const mountPoint of mountPoints) this.mounted.delete(mountPoint);
+        return {};
+      },
       powerOff: async () => {
         await this.#called("powerOff");
         setTimeout(() => this.onPowerOff(), 5); // after the answer, as the agent does it

@@ -114,10 +114,21 @@ export class SandboxFixture {
 
   #drivers(): SandboxDrivers {
     const take = (name: string, ledger: Ledger, undo: Parameters<SandboxDrivers["bootVm"]>[3]): Promise<string> => ledger.plan((plan) => plan(fileKind, { name, folder: this.folder })).take(undo);
-    const shares = (ledger: Ledger): SandboxShares => ({
-      device: { shareId: "share", tag: "share", fd: -1 },
+    const { folder } = this;
+    const shares = (ledger: Ledger, serving: boolean): SandboxShares => ({
+      shareId: "share",
       guestMountPoint: "/run/share",
-      exited: this.sharesExit.promise,
+      serving,
+      lost: this.sharesExit.promise,
+      async serve(undo) {
+        await take("shares", ledger, undo);
+        this.serving = true;
+        return { shareId: "share", tag: "share", fd: -1 };
+      },
+      async withdraw() {
+        this.serving = false;
+        await ledger.held(fileKind, fileKind.plan({ name: "shares", folder })).release();
+      },
       add: async (name, _source, _readOnly, undo) => {
         await take(`share ${name}`, ledger, undo);
         return `/run/share/${name}`;
@@ -130,10 +141,7 @@ export class SandboxFixture {
         await take("user", ledger, undo);
         return { uid: 1, gid: 1 };
       },
-      startShares: async (_config, ledger, undo) => {
-        await take("shares", ledger, undo);
-        return { ...shares(ledger), remove: async () => { /* the undo does it */ } };
-      },
+      shares: (_config, ledger) => shares(ledger, false),
       startNetwork: async (_config, _user, ledger, undo) => {
         await take("network", ledger, undo);
         return { nic: { nicId: "net0", macAddress: "02:00:00:00:00:01", fd: -1 }, guest: { interfaceName: "eth0", macAddress: "02:00:00:00:00:01", mtu: 1500, addresses: ["10.0.0.2/24"], routes: [], nameservers: [], searchDomains: [] }, ports: [], warnings: [] };
@@ -152,7 +160,7 @@ export class SandboxFixture {
       connectAgent: (config, wait) => connectAgent(sandboxPaths(config.folders, config.sandboxId), wait),
       planned: () => ["user", "shares", "network"].map((name) => fileKind.plan({ name, folder: this.folder })),
       adoptVm: async () => ({ vm: this.vm, paused: this.vm.paused, size: { memoryBytes: this.config.memoryBytes, vcpuCount: this.config.vcpuCount }, disks: this.vm.disks }),
-      adoptShares: (_config, ledger) => shares(ledger),
+      adoptShares: (_config, ledger) => shares(ledger, ledger.records.some(({ kind, name }) => kind === "test" && name.startsWith("share "))),
       releaseAll: async (ledger) => {
         await this.vm.kill();
         return ledger.releaseAll([releaserOf(fileKind), ...savedRecordReleasers]);

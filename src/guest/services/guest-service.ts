@@ -1,6 +1,7 @@
 import { release } from "node:os";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
+import { OperationQueue } from "../../shared/base/operation-queue.ts";
 import { withUndo } from "../../shared/base/undo.ts";
 import type { Guest as GuestDescriptor, GuestProcessSchema, RefreshRequest } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { ServiceImplementation } from "../../shared/ttrpc/server.ts";
@@ -24,6 +25,8 @@ const hostnamePattern = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
 /** casemate.v1.Guest (proto/casemate.proto, docs/protocol.md). */
 export function guestService(guest: Guest): ServiceImplementation<typeof GuestDescriptor> {
   const { containers, files, storages, events, sandboxFiles } = guest;
+  // In their order: whoever has given up waiting for a mount takes it back, and its device may go next.
+  const storageCalls = new OperationQueue();
   return {
     hello: () => ({
       protocolVersion: guestProtocolVersion, agentVersion, kernelRelease: release(),
@@ -46,16 +49,16 @@ export function guestService(guest: Guest): ServiceImplementation<typeof GuestDe
       const chosen = containerId === "" ? containers.all : [containers.container(containerId)];
       return { processes: [...chosen.flatMap(describeContainer), ...(containerId === "" ? containers.vmProcesses.map((process) => describeProcess(process, process.reaped ? "stopped" : "running")) : [])] };
     },
-    addStorages: async (request) => {
+    addStorages: async (request) => storageCalls.run(async () => {
       await guest.modulesLoaded;
       // They stay until RemoveStorages: nothing takes the undo steps of a success.
       await withUndo(async (undo) => { await storages.addAll(request.storages, undo); undo.move(); });
       return {};
-    },
-    removeStorages: async ({ mountPoints }) => {
+    }),
+    removeStorages: async ({ mountPoints }) => storageCalls.run(async () => {
       for (const mountPoint of [...mountPoints].reverse()) await storages.remove(mountPoint);
       return {};
-    },
+    }),
     refresh: async (request) => {
       await guest.modulesLoaded;
       return refresh(guest, request);

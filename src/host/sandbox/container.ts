@@ -187,10 +187,15 @@ function planContainer(request: ContainerRequest, context: ContainerContext, str
     streamId,
     io: saveIo(request.io),
     disks: request.rootfs.filter(({ type }) => type !== "bind").map(({ source: path }) => ({ path, diskId: context.disks.plan(path) })),
-    shares: [...hostMounts(request.spec).map((_mount, index) => mountShareName(request.containerId, index)), ...(rootFolder(request) === undefined ? [] : [rootShareName(request.containerId)])],
+    shares: shareNames(request),
     resources: request.spec.linux?.resources ?? {},
     backing: request.backing ?? noBacking,
   };
+}
+
+/** What of the host a container is to be shown, by the names in the share. */
+export function shareNames(request: ContainerRequest): string[] {
+  return [...hostMounts(request.spec).map((_mount, index) => mountShareName(request.containerId, index)), ...(rootFolder(request) === undefined ? [] : [rootShareName(request.containerId)])];
 }
 
 function writePlan({ saved, context, undo }: ContainerBuild): void {

@@ -1,15 +1,15 @@
 import type { WaitOptions } from "../../shared/base/deadline.ts";
-import { RuntimeError } from "../../shared/base/errors.ts";
-import type { Step, StepGuard, Steps } from "../../shared/base/steps.ts";
+import { made, type Step, type StepGuard, type Steps } from "../../shared/base/steps.ts";
 import type { UndoStack } from "../../shared/base/undo.ts";
 import type { HelloResponse } from "../../shared/protocol/gen/casemate_pb.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
-import type { VirtualMachine } from "../hypervisor/virtual-machine.ts";
+import type { ShareSpec, VirtualMachine } from "../hypervisor/virtual-machine.ts";
 import type { Ledger } from "../store/ledger.ts";
 import { creatingSandbox, savedRecords } from "../store/saved-records.ts";
 import type { SandboxUser } from "../store/sandbox-user.ts";
 import type { SandboxDrivers, SandboxNetwork, SandboxShares } from "./drivers.ts";
 import { bootMemoryBytes, type SandboxConfig } from "./sandbox-config.ts";
+import { mountShare, plugShare, startVirtiofsd } from "./share-steps.ts";
 import { raceDeath } from "./vm-death.ts";
 
 /** Version of casemate.v1.Guest that this host speaks (docs/compatibility.md). */
@@ -39,7 +39,8 @@ export class SandboxBuild {
   /** Where the present step registers how it is undone. */
   undo: UndoStack;
   user: SandboxUser | undefined;
-  shares: SandboxShares | undefined;
+  readonly shares: SandboxShares | undefined;
+  shareDevice: ShareSpec | undefined;
   network: SandboxNetwork | undefined;
   /** Resolves when the guest's clock is right; a container can be made meanwhile. */
   clockSet: Promise<void> = Promise.resolve();
@@ -51,6 +52,7 @@ export class SandboxBuild {
   constructor(config: SandboxConfig, surroundings: SandboxSurroundings, undo: UndoStack, steps: Steps, guard: LateGuard) {
     this.config = config;
     this.surroundings = surroundings;
+    this.shares = config.shares ? surroundings.drivers.shares(config, surroundings.ledger) : undefined; // a step: startVirtiofsd is the first that does something
     this.undo = undo;
     this.steps = steps;
     this.#guard = guard;
@@ -74,17 +76,11 @@ export class SandboxBuild {
   set hello(hello: HelloResponse) { this.#hello = hello; }
 }
 
-/** A part that an earlier step has made or found. */
-export function made<T>(part: T | undefined): T {
-  if (part === undefined) throw new RuntimeError("internal", "a step needs what a later one makes");
-  return part;
-}
-
 /** First what the VM will need of the host. Then the guest is started: start-guest.ts. */
 export const takeHostSteps: readonly Step<SandboxBuild>[] = [
   { name: "write the plan", run: writePlan },
   { name: "claim user", run: async (build) => { build.user = await build.surroundings.drivers.claimUser(build.config, build.surroundings.ledger, build.undo); } },
-  { name: "start virtiofsd", when: ({ config }) => config.shares, run: async (build) => { build.shares = await build.surroundings.drivers.startShares(build.config, build.surroundings.ledger, build.undo); } },
+  startVirtiofsd,
   { name: "start network", when: ({ config }) => config.network !== "none", run: async (build) => { build.network = await build.surroundings.drivers.startNetwork(build.config, build.user, build.surroundings.ledger, build.undo, build.steps); } },
 ];
 
@@ -99,8 +95,8 @@ export const equipGuestSteps: readonly Step<SandboxBuild>[] = [
   { name: "plug NIC", when: (build) => isNew(build) && build.network !== undefined, run: ({ vm, network }, wait) => vm.plugNic(made(network).nic, wait) },
   // Without a network the guest has nothing but the name it got with its identity.
   { name: "configure network", when: ({ network }) => network !== undefined, run: configureNetwork },
-  { name: "plug share", when: ({ shares }) => shares !== undefined, run: ({ vm, shares }, wait) => vm.plugShare(made(shares).device, wait) },
-  { name: "mount share", when: ({ shares }) => shares !== undefined, run: mountShare },
+  plugShare,
+  mountShare,
 ];
 
 /** All names at once, before anything is taken. Struck last: what could not be given back stays in the ledger. */
@@ -114,9 +110,4 @@ function writePlan({ config, surroundings: { drivers, ledger }, undo }: SandboxB
 async function configureNetwork({ connection, config, network }: SandboxBuild, wait: WaitOptions): Promise<void> {
   const { configureGuestNetwork } = await import("./guest-network.ts");
   await configureGuestNetwork(connection, config, network?.guest, wait);
-}
-
-async function mountShare({ connection, shares }: SandboxBuild, wait: WaitOptions): Promise<void> {
-  const { device, guestMountPoint } = made(shares);
-  await connection.guest.addStorages({ storages: [{ driver: "virtio-fs", source: device.tag, fstype: "virtiofs", mountPoint: guestMountPoint }] }, wait);
 }

@@ -22,11 +22,17 @@ export interface SandboxNetwork {
 
 /** The sandbox's one shared folder. */
 export interface SandboxShares {
-  /** The device to plug; the guest mounts it once. */
-  readonly device: ShareSpec;
+  readonly shareId: string;
+  /** Where the guest mounts it, once. */
   readonly guestMountPoint: string;
-  /** Resolves when nobody serves the folder any more, also after a stop; what the guest asks of it then hangs. Never rejects. */
-  readonly exited: Promise<unknown>;
+  /** True while the guest has it and may rely on it; set to false before it is taken away. Of a sandbox that was taken over: while a container shows something. */
+  serving: boolean;
+  /** Resolves when its server has ended while the guest had it, also after the VM's end; what the guest asks of it then hangs. Never rejects. */
+  readonly lost: Promise<unknown>;
+  /** Starts its server; the device is to be plugged, and mounted. The undo also ends any later server. */
+  serve(undo: UndoStack): Promise<ShareSpec>;
+  /** Ends its server, which the guest must not need any more. None is fine. */
+  withdraw(): Promise<void>;
   /** Makes a host file or folder visible; the result is its path in the guest. */
   add(name: string, source: string, readOnly: boolean, undo: UndoStack): Promise<string>;
   /** The ledger's record of what {@link add} makes. */
@@ -69,7 +75,8 @@ export interface SandboxDrivers {
   connectAgent(config: SandboxConfig, wait: ConnectOptions): Promise<AgentClient>;
   /** `steps`: of the operation it is part of. */
   startNetwork(config: SandboxConfig, user: SandboxUser | undefined, ledger: Ledger, undo: UndoStack, steps: Steps): Promise<SandboxNetwork>;
-  startShares(config: SandboxConfig, ledger: Ledger, undo: UndoStack): Promise<SandboxShares>;
+  /** Nothing is done yet. */
+  shares(config: SandboxConfig, ledger: Ledger): SandboxShares;
   /** The records of all that a sandbox of that configuration takes, in order, before any of it is taken. */
   planned(config: SandboxConfig): ResourceRecord[];
   /** Takes over the VM of an owner that has died. @throws RuntimeError `unavailable` (reason `vmm_died`) when it is gone. */

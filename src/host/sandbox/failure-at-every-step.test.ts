@@ -12,6 +12,7 @@ import { equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
 import { execSteps, startContainerSteps } from "./process-start.ts";
 import { growSteps } from "./sandbox-room.ts";
 import type { Sandbox } from "./sandbox.ts";
+import { serveSharesSteps, withdrawSharesSteps } from "./share-steps.ts";
 import { bootGuestSteps, restoreGuestSteps } from "./start-guest.ts";
 import { updateSteps } from "./update-container.ts";
 
@@ -45,6 +46,10 @@ function injected(_fixture: SandboxFixture): RuntimeError {
 /** An operation on a sandbox that is up. */
 interface Operation {
   readonly steps: readonly { readonly name: string }[];
+  /** What its errors begin with; default: its name. */
+  readonly told?: string;
+  /** What it takes away may be gone when it fails, and is brought back when it is needed. */
+  readonly partly?: boolean;
   readonly prepare: (sandbox: Sandbox) => Promise<void>;
   readonly run: (sandbox: Sandbox, timeoutMs: number) => Promise<unknown>;
   /** Brings back what was before, after a success or a failure that the sandbox survived. */
@@ -60,6 +65,16 @@ const removeContainer = async (sandbox: Sandbox): Promise<void> => {
   if (!sandbox.containers.has("c1")) return;
   await sandbox.stopContainer("c1", within);
   await sandbox.deleteContainer("c1", within);
+};
+
+/** Shows a folder of the host. */
+const sharingSpec = { ...plainSpec, mounts: [...plainSpec.mounts ?? [], { destination: "/data", type: "bind", source: "/tmp", options: ["rbind"] }] };
+const save = (sandbox: Sandbox, timeoutMs: number): Promise<unknown> => sandbox.capture({ stateFd: -1, memoryFd: -1 }, async () => { /* there is none */ }, { goOn: true, timeoutMs });
+/** A container that shows a folder comes and goes: the guest has the shared folder from then on. */
+const showFolder = async (sandbox: Sandbox): Promise<void> => {
+  await removeContainer(sandbox);
+  await sandbox.createContainer(containerRequest("c1", sharingSpec), within);
+  await removeContainer(sandbox);
 };
 
 /** More than a VM boots with, so that room has to be made. */
@@ -92,6 +107,8 @@ const operations: Readonly<Record<string, Operation>> = {
     run: (sandbox, timeoutMs) => sandbox.update("c1", { memory: { limit: gibibyte }, cpu: { quota: 300_000, period: 100_000 } }, { timeoutMs }),
     undo: removeContainer,
   },
+  "save sandbox": { steps: withdrawSharesSteps, prepare: showFolder, run: save, undo: showFolder, partly: true },
+  "create container after a save": { steps: serveSharesSteps, told: "create container", prepare: async (sandbox) => { await save(sandbox, within.timeoutMs); }, run: (sandbox, timeoutMs) => sandbox.createContainer(containerRequest("c1", sharingSpec), { timeoutMs }), undo: showFolder },
   "grow sandbox": { steps: growSteps, prepare: startContainer, run: async (sandbox, timeoutMs) => { assert.equal(await sandbox.growMemory({ timeoutMs }), true); }, undo: removeContainer },
 };
 
@@ -184,15 +201,15 @@ test("2.1 startVM: a sandbox whose config names a template is not booted", async
   assert.deepEqual(fixture.held, []);
 });
 
-for (const [operation, { steps, prepare, run, undo }] of Object.entries(operations)) {
+for (const [operation, { steps, told = operation, partly = false, prepare, run, undo }] of Object.entries(operations)) {
   for (const { name: step } of steps) {
     for (const kind of Object.keys(kinds) as Kind[]) { // the keys of the table above
       test(`${rowsOf[operation] ?? operation}: ${operation}: ${kind} at "${step}" leaves nothing`, () => untilReached(async (timeMs) => {
         using fixture = await SandboxFixture.open();
         const sandbox = await fixture.create();
-        const empty = [fixture.held, fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
+        const empty = [fixture.held.toSorted(), fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
         await prepare(sandbox);
-        const before = [fixture.held, fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
+        const before = [fixture.held.toSorted(), fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes];
         const { hook, reached } = failAt(fixture, step, kind);
         fixture.hook = hook;
         const error = await failureOf(run(sandbox, kind === "time-out" ? timeMs : within.timeoutMs));
@@ -200,17 +217,17 @@ for (const [operation, { steps, prepare, run, undo }] of Object.entries(operatio
           await sandbox.stop(0);
           return false;
         }
-        // Writing needs no VM: the step after it notices that there is none.
-        if (step !== "write the plan" || survivable.includes(kind)) assertFirstError(error, operation, step, kind);
+        // Writing needs no VM, and from one that is gone all is unplugged: the step after it notices that there is none.
+        if (!["write the plan", "unplug share"].includes(step) || survivable.includes(kind)) assertFirstError(error, told, step, kind);
         if (survivable.includes(kind)) {
-          assert.deepEqual([fixture.held, fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], before);
+          if (!partly) assert.deepEqual([fixture.held.toSorted(), fixture.agent.held.filter((what) => !what.startsWith("c1/ ")), [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], before);
           await undo(sandbox);
-          assert.deepEqual([fixture.held, fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], empty);
+          assert.deepEqual([fixture.held.toSorted(), fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], empty);
           // And the next one works.
           await prepare(sandbox);
           await run(sandbox, 5_000);
           await undo(sandbox);
-          assert.deepEqual([fixture.held, fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], empty);
+          assert.deepEqual([fixture.held.toSorted(), fixture.agent.held, [...fixture.vm.plugged], fixture.vm.pluggedMemoryBytes], empty);
           await sandbox.stop(0);
         } else {
           assert.equal(error.reason, "vmm_died");

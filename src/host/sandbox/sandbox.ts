@@ -13,7 +13,7 @@ import type { PublishedPort } from "../store/container-store.ts";
 import type { Ledger, ResourceRecord } from "../store/ledger.ts";
 import { execRecordName, savedContainers, savedExecs, savedSandbox, type SandboxRecord, type SavedContainer, type SavedExec, type SavedKeeping } from "../store/saved-records.ts";
 import { adoptSandbox, listClone, processKey, saveEnd, type SandboxAdoption } from "./adopt-sandbox.ts";
-import { Container, type ContainerRequest } from "./container.ts";
+import { Container, shareNames, type ContainerRequest } from "./container.ts";
 import type { AgentClient } from "../agent-client/agent-client.ts";
 import { EventOrder } from "../agent-client/event-order.ts";
 import { LateGuard, SandboxBuild, equipGuestSteps, takeHostSteps } from "./create-sandbox.ts";
@@ -27,6 +27,7 @@ import { ProcessStart, execSteps, startContainerSteps } from "./process-start.ts
 import { bootMemoryBytes, type PreparedClone, type SandboxConfig } from "./sandbox-config.ts";
 import { SandboxRoom, growSteps } from "./sandbox-room.ts";
 import type { SandboxSize } from "./sandbox-size.ts";
+import { serveSharesSteps, withdrawShares, withdrawSharesSteps, type ShareBuild } from "./share-steps.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
 import { rehearseMeeting, startGuest } from "./start-guest.ts";
 import { raceDeath, sharesLost } from "./vm-death.ts";
@@ -42,6 +43,8 @@ const forceTimeoutMs = 10_000;
 const containerStopTimeoutMs = 10_000;
 /** How long the end of an exec that nobody deletes is kept. */
 const execLingerMs = 10_000;
+/** A guest lets go of its shared folder in a tenth of a second. */
+const withdrawTimeoutMs = 10_000;
 /** Plugging takes a tenth of a second; a guest that is short of memory may be slow to answer. */
 const growTimeoutMs = 15_000;
 const SIGKILL = 9;
@@ -257,7 +260,9 @@ export class Sandbox {
       this.#requireRunning(`create container "${containerId}"`);
       if (this.containers.has(containerId)) throw new RuntimeError("already_exists", `container "${containerId}" exists already`, { reason: "container_exists" });
       const context = { connection: this.#connection, ledger: this.#context.ledger, room: this.#room, disks: this.#disks, shares: this.#shares, nextStreamId: () => this.#nextStreamId++, sharedPidNamespace: () => this.#sharedPidNamespace(), removeFromGuest: (id: string) => this.#removeFromGuest(id) };
-      const container = await Container.create(request, context, this.#steps(`create container "${containerId}"`, options), this.#prepared?.containerId === containerId ? this.#prepared : undefined);
+      const steps = this.#steps(`create container "${containerId}"`, options);
+      if (shareNames(request).length > 0 && this.#shares?.serving === false) await this.#serveShares(this.#shares, steps);
+      const container = await Container.create(request, context, steps, this.#prepared?.containerId === containerId ? this.#prepared : undefined);
       this.containers.set(containerId, container);
       this.#emit("create", containerId);
       return container;
@@ -535,8 +540,10 @@ export class Sandbox {
       this.#requireRunning(step);
       const containers = savedContainers(this.#context.ledger);
       const sharing = containers.filter(({ shares }) => shares.length > 0).map(({ name, bundle }) => `container "${name.slice(0, 12)}" (${bundleHostMounts(bundle).join(", ")})`);
-      if (this.config.shares) throw new RuntimeError("failed_precondition", `${step}: it shows folders of the host${sharing.length === 0 ? "" : `, to ${sharing.join(", ")}`}, and they cannot be saved`, { reason: "shares_in_use", hint: "run it without volumes" });
-      const plugged = await this.vm.describePlugged(options);
+      if (sharing.length > 0) throw new RuntimeError("failed_precondition", `${step}: it shows folders of the host to ${sharing.join(", ")}, and they cannot be saved`, { reason: "shares_in_use", hint: "remove that container first, or run it without volumes" });
+      if (this.#shares !== undefined) await this.#steps(step, options).runAll(withdrawSharesSteps, this.#shareBuild(this.#shares));
+      const toldAs = (error: unknown): never => { throw RuntimeError.wrap(error, step); };
+      const plugged = await this.vm.describePlugged(options).catch(toldAs);
       const pathOf = new Map(containers.flatMap(({ disks }) => disks.map(({ diskId, path }) => [diskId, path] as const)));
       const written = plugged.disks.filter(({ readOnly }) => !readOnly).map(({ diskId }) => diskId);
       // Taken while the guest stands still: an exec that it has was recorded before it got it.
@@ -547,9 +554,27 @@ export class Sandbox {
           processes = this.#savedProcesses();
           for (const diskId of written) await copyDisk(diskId, pathOf.get(diskId) ?? "");
         },
-      }, options);
+      }, options).catch(toldAs);
       return { ...result, plugged, containers, execs: [], ...processes, images: plugged.disks.filter(({ readOnly }) => readOnly).map(({ diskId }) => ({ diskId, path: pathOf.get(diskId) ?? "" })), statuses: new Map([...this.containers].map(([id, { state }]) => [id, state])), size: this.size };
     });
+  }
+
+  /** Shows the shared folder to the guest again, from which it was taken so that the guest could be saved. */
+  async #serveShares(shares: SandboxShares, steps: Steps): Promise<void> {
+    const build = this.#shareBuild(shares);
+    const withdraw = (): Promise<void> => withdrawShares(build, { timeoutMs: withdrawTimeoutMs });
+    // Of what an owner before this one has left half-made.
+    await withdraw();
+    await withUndo(async (undo) => {
+      undo.add("shared folder", withdraw);
+      await steps.runAll(serveSharesSteps, build);
+      undo.move();
+    });
+  }
+
+  /** The undo is not looked at: what ends the first server, with the sandbox, ends any later one. */
+  #shareBuild(shares: SandboxShares): ShareBuild {
+    return { vm: this.vm, connection: this.#connection, shares, shareDevice: undefined, undo: new UndoStack() };
   }
 
   /** What the ledger has of the processes, and how much of their output has come. */

@@ -41,7 +41,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
     "#qmp": "transient: connected anew", "#memoryMode": "config: sandbox.json", "#pluggableMemoryBytes": "config: sandbox.json", "#plugged": "vmm: qom-list", "#unplugging": "transient: asked for again", "#nextFdSet": "vmm: query-fdsets", "#fdSetsAtStart": "vmm: query-fdsets",
     "#vmEnded": "transient: about the VM",
   },
-  "storage/shares/shares.ts FolderShares": { device: "transient: plugged already", guestMountPoint: "transient: a constant", exited: "ledger: virtiofsd", "#folders": "config: the run folder", "#ledger": "transient: the ledger itself", "#mounts": "ledger: share-mount" },
+  "storage/shares/shares.ts FolderShares": { shareId: "transient: a constant", guestMountPoint: "transient: a constant", "#request": "config: the run folder", "#lost": "transient: a promise about virtiofsd", serving: "ledger: share-mount", "#exited": "ledger: virtiofsd", "#folders": "config: the run folder", "#ledger": "transient: the ledger itself", "#mounts": "ledger: share-mount" },
 };
 
 test("every field of a sandbox is saved, asked for, or marked as transient", () => {

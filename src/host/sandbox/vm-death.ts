@@ -12,7 +12,7 @@ const deathNoticeMs = 1_000;
  * it, and may be noticed there first; that the VM ended, and the guest's last words, say more than that.
  * A VM whose shares are lost counts as ended.
  */
-export function raceDeath(vm: VirtualMachine, shares?: Pick<SandboxShares, "exited">): StepGuard {
+export function raceDeath(vm: VirtualMachine, shares?: Pick<SandboxShares, "lost">): StepGuard {
   const death = Promise.withResolvers<never>();
   death.promise.catch(() => { /* only of interest while a step waits */ });
   // A race with a promise that lives as long as the VM would leave its result behind with every step.
@@ -41,8 +41,8 @@ export function raceDeath(vm: VirtualMachine, shares?: Pick<SandboxShares, "exit
 }
 
 /** Resolves when virtiofsd has ended under a VM that goes on: of a VM's own end it is the consequence. Never rejects. */
-export async function sharesLost(vm: VirtualMachine, shares: Pick<SandboxShares, "exited">): Promise<void> {
-  await shares.exited;
+export async function sharesLost(vm: VirtualMachine, shares: Pick<SandboxShares, "lost">): Promise<void> {
+  await shares.lost;
   const vmEnded = await orAbandon(vm.exited, "the VM's end", { timeoutMs: deathNoticeMs / 2 }).catch(() => undefined);
   if (vmEnded !== undefined) await new Promise<never>(() => { /* then the VM's end is the news */ });
 }

@@ -18,6 +18,12 @@ export interface Step<Build> {
   readonly run: (build: Build, wait: WaitOptions) => unknown;
 }
 
+/** A part that an earlier step has made or found. */
+export function made<T>(part: T | undefined): T {
+  if (part === undefined) throw new RuntimeError("internal", "a step needs what a later one makes");
+  return part;
+}
+
 /**
  * Called before and after each step. A test throws from here to fail the step before it has done
  * anything, or after it has done everything.

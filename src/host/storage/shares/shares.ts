@@ -2,19 +2,17 @@ import { join } from "node:path";
 import { RuntimeError } from "../../../shared/base/errors.ts";
 import type { UndoStack } from "../../../shared/base/undo.ts";
 import type { ProcessExit } from "../../../shared/linux/run-process.ts";
+import type { ShareSpec } from "../../hypervisor/virtual-machine.ts";
 import type { Ledger, PlannedResource, ResourceRecord } from "../../store/ledger.ts";
 import { isRootful } from "../../store/paths.ts";
 import { isShareMount, planShareMount, shareFolderKind, shareMountKind, type ShareFolders } from "./share-mount.ts";
-import { adoptVirtiofsd, virtiofsdKind } from "./virtiofsd.ts";
+import { adoptVirtiofsd, findVirtiofsdRecord, virtiofsdKind } from "./virtiofsd.ts";
 import type { VirtiofsdProgram } from "./virtiofsd-args.ts";
 
 /** Where the guest mounts the share. */
 export const guestSharePath = "/run/casemate/shares";
 /** Tag of the share's device. */
 const shareTag = "casemate";
-
-/** The device is plugged already: QEMU has the descriptor. */
-const noFd = -1;
 
 /** What a sandbox's shares are made from. */
 export interface SharesRequest {
@@ -34,37 +32,57 @@ export function shareFolders(sharePath: string): ShareFolders {
 
 /** The sandbox's one shared folder; every volume is a mount below it. */
 export class FolderShares {
-  /** The device to plug; its descriptor is closed by the undo. */
-  readonly device: { readonly shareId: string; readonly tag: string; readonly fd: number };
+  readonly shareId = "share0";
   readonly guestMountPoint = guestSharePath;
-  /** Resolves when virtiofsd has ended; the guest's shares then answer no more. Never rejects. */
-  readonly exited: Promise<ProcessExit>;
+  serving = false;
+  readonly #request: SharesRequest;
   readonly #folders: ShareFolders;
   readonly #ledger: Ledger;
   readonly #mounts = new Map<string, Pick<PlannedResource<void>, "release">>();
+  readonly #lost = Promise.withResolvers<void>();
+  /** The end of the present virtiofsd. */
+  #exited: Promise<ProcessExit> | undefined;
 
-  private constructor(folders: ShareFolders, ledger: Ledger, fd: number, exited: Promise<ProcessExit>) {
-    this.#folders = folders;
+  /** Nothing is done before {@link serve}. */
+  constructor(request: SharesRequest, ledger: Ledger) {
+    this.#request = request;
+    this.#folders = shareFolders(request.sharePath);
     this.#ledger = ledger;
-    this.device = { shareId: "share0", tag: shareTag, fd };
-    this.exited = exited;
   }
 
-  /** Makes the shared folder and starts virtiofsd on it. @throws RuntimeError `unimplemented` (reason `needs_root`) without root. */
-  static async start(request: SharesRequest, ledger: Ledger, undo: UndoStack): Promise<FolderShares> {
-    if (!isRootful()) throw new RuntimeError("unimplemented", "share host folders: only root can bind-mount them and serve them with their owners", { reason: "needs_root", hint: "run casemate as root to use -v, or copy the files with casemate cp" });
-    const folders = shareFolders(request.sharePath);
-    const planned = ledger.plan((plan) => ({ folder: plan(shareFolderKind, folders), virtiofsd: plan(virtiofsdKind, request) }));
-    await planned.folder.take(undo);
-    const { fd, process } = await planned.virtiofsd.take(undo);
-    return new FolderShares(folders, ledger, fd, process.exited);
-  }
-
-  /** Takes over the shares of an owner that has died: virtiofsd goes on, and what is mounted is in the ledger. */
+  /**
+   * Takes over the shares of an owner that has died: virtiofsd goes on, and what is mounted is in the ledger. Without
+   * any mount nobody relies on it, and that owner may have died while it took the folder away, or showed it.
+   */
   static adopt(request: SharesRequest, ledger: Ledger): FolderShares {
-    const shares = new FolderShares(shareFolders(request.sharePath), ledger, noFd, adoptVirtiofsd(ledger));
+    const shares = new FolderShares(request, ledger);
     for (const record of ledger.records) if (isShareMount(record)) shares.#mounts.set(record.name, ledger.held(shareMountKind, record));
+    if (shares.#mounts.size > 0) shares.#rely(adoptVirtiofsd(ledger));
     return shares;
+  }
+
+  /** Resolves when virtiofsd has ended while it was relied on; the guest's shares then answer no more. Never rejects. */
+  get lost(): Promise<void> {
+    return this.#lost.promise;
+  }
+
+  /** Makes the folder, the first time, and starts virtiofsd on it. @throws RuntimeError `unimplemented` (reason `needs_root`) without root. */
+  async serve(undo: UndoStack): Promise<ShareSpec> {
+    if (!isRootful()) throw new RuntimeError("unimplemented", "share host folders: only root can bind-mount them and serve them with their owners", { reason: "needs_root", hint: "run casemate as root to use -v, or copy the files with casemate cp" });
+    const ledger = this.#ledger;
+    const isMade = ledger.records.some((record) => record.kind === shareFolderKind.kind && !ledger.isReserved(record));
+    const planned = ledger.plan((plan) => ({ folder: isMade ? undefined : plan(shareFolderKind, this.#folders), virtiofsd: plan(virtiofsdKind, this.#request) }));
+    await planned.folder?.take(undo);
+    const { fd, process } = await planned.virtiofsd.take(undo);
+    this.#rely(process.exited);
+    return { shareId: this.shareId, tag: shareTag, fd };
+  }
+
+  /** Ends virtiofsd, whoever has started it. */
+  async withdraw(): Promise<void> {
+    this.serving = false;
+    const record = findVirtiofsdRecord(this.#ledger);
+    if (record !== undefined) await this.#ledger.held(virtiofsdKind, record).release();
   }
 
   /** The ledger's record of what {@link add} makes. */
@@ -89,5 +107,11 @@ export class FolderShares {
     if (mount === undefined) return;
     await mount.release();
     this.#mounts.delete(name);
+  }
+
+  #rely(exited: Promise<ProcessExit>): void {
+    this.#exited = exited;
+    this.serving = true;
+    void exited.then(() => { if (this.serving && this.#exited === exited) this.#lost.resolve(); }); // never rejects
   }
 }

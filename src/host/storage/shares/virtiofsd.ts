@@ -77,11 +77,16 @@ export const virtiofsdKind: ResourceKind<VirtiofsdSpec, VirtiofsdRecord, Virtiof
 
 /** Watches over the virtiofsd of an owner that has died. Resolves when it has ended. */
 export async function adoptVirtiofsd(ledger: Ledger): Promise<ProcessExit> {
-  const record = ledger.find("virtiofsd", "virtiofsd") as VirtiofsdRecord | undefined; // planned above
+  const record = findVirtiofsdRecord(ledger);
   if (record?.identity === undefined) return { exitCode: undefined, signal: undefined };
   const exited = watchProcess(record.identity);
   boundLog({ exited }, record.logPath);
   return exited;
+}
+
+/** The ledger's record of a sandbox's virtiofsd. */
+export function findVirtiofsdRecord(ledger: Ledger): VirtiofsdRecord | undefined {
+  return ledger.find("virtiofsd", "virtiofsd") as VirtiofsdRecord | undefined; // planned above
 }
 
 /** The virtiofsd of this host. @throws RuntimeError `not_found` (reason `tool_missing`). */
