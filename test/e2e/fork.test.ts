@@ -229,7 +229,7 @@ describe("copies of a living sandbox", { skip }, () => {
       for (const args of [["fork", "v"], ["snapshot", "create", "never", "v"]]) {
         const { code, stderr } = await casemate.run(args);
         assert.equal(code, 125);
-        assert.match(stderr, new RegExp(`shows folders of the host, to container "${id.slice(0, 12)}" \\(/v\\), and they cannot be saved`));
+        assert.match(stderr, new RegExp(`shows folders of the host to container "${id.slice(0, 12)}" \\(/v\\), and they cannot be saved`));
       }
       assert.doesNotMatch(await casemate.ok(["snapshot", "ls"]), /never/);
       const written = (): number => (existsSync(`${folder}/dates`) ? readFileSync(`${folder}/dates`).length : 0);

@@ -1,6 +1,6 @@
 import { Option, type Command } from "commander";
 import { createSnapshot } from "../../host/containers/clone-sandbox.ts";
-import { ContainerStore } from "../../host/store/container-store.ts";
+import { findInSandbox } from "../../host/containers/pods.ts";
 import { listSnapshots, readSnapshot, removeSnapshot, snapshotDiskBytes } from "../../host/template/snapshot-store.ts";
 import { foldersOf, globalOptions } from "../command.ts";
 import { forEach } from "./each.ts";
@@ -11,11 +11,11 @@ import { formatAgo, formatTime } from "../format/time.ts";
 export function define(command: Command): void {
   command.addHelpText("after", "\nExamples:\n  casemate snapshot create warm web\n  casemate run -d --from-snapshot warm --name again");
   command.command("create").description("save a running container, with its memory, processes and disk")
-    .argument("<name>", "of the snapshot").argument("<container>", "name or id")
+    .argument("<name>", "of the snapshot").argument("<container>", "name or id, or name of a pod")
     .option("--stop", "end the container when it is saved")
     .action(async (name: string, container: string, flags: { readonly stop?: boolean }) => {
       const folders = foldersOf(command);
-      const snapshot = await createSnapshot(folders, new ContainerStore(folders).find(container), { name, stop: flags.stop ?? false });
+      const snapshot = await createSnapshot(folders, findInSandbox(folders, container), { name, stop: flags.stop ?? false });
       process.stdout.write(`${snapshot.name}\n`);
     });
   command.command("ls").description("list snapshots")

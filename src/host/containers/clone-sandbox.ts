@@ -8,6 +8,7 @@ import { startOwner } from "../control/start-owner.ts";
 import { bootMemoryBytes, type SandboxClone, type SandboxConfig } from "../sandbox/sandbox-config.ts";
 import { ContainerStore, type ContainerRecord, type PublishRequest } from "../store/container-store.ts";
 import { readBootId } from "../store/host-facts.ts";
+import { PodStore, requirePodName, type PodRecord } from "../store/pod-store.ts";
 import { containerPaths, snapshotPaths, type StateFolders } from "../store/paths.ts";
 import { execRecordName, type SavedContainer, type SavedExec } from "../store/saved-records.ts";
 import { claimSnapshot, readSnapshot, removeSnapshot, type Snapshot, type SnapshotContainer } from "../template/snapshot-store.ts";
@@ -15,11 +16,12 @@ import { copySparse } from "../template/template-store.ts";
 import { buildSpec } from "./build-spec.ts";
 import { runCloneCommand } from "./clone-command.ts";
 import { abandonSandbox, requireRunning, withOwner } from "./end-container.ts";
+import { whileStartingPod } from "./pods.ts";
 import { defaultHostname, newContainerId, newContainerName, newSandboxId } from "./names.ts";
 
 /** What a sandbox that goes on from a snapshot is given. */
 export interface CloneOptions extends WaitOptions {
-  /** Of the container, when there is one; further ones get a number. Default: made up. */
+  /** Of the container, or of a pod, whose containers then have it before their own names. Default: made up. */
   readonly name?: string | undefined;
   /** `same`: the host ports of the snapshot, which must be free; `free`: any free one for each. */
   readonly ports: "same" | "free";
@@ -42,9 +44,9 @@ export interface SnapshotOptions extends WaitOptions {
   readonly stop: boolean;
 }
 
-/** Saves the sandbox of a running container under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`), `unimplemented` (reason `pod_not_saved`). */
+/** Saves the sandbox of a running container, which is that of its whole pod, under a name. @throws RuntimeError `already_exists`, `failed_precondition` (reasons `container_not_running`, `shares_in_use`). */
 export async function createSnapshot(folders: StateFolders, record: ContainerRecord, { name, stop, ...wait }: SnapshotOptions): Promise<Snapshot> {
-  requireSavable(folders, record, "save");
+  requireRunning(folders, record, "save");
   const lock = await claimSnapshot(folders, name);
   try {
     await capture(folders, record, { name, keep: true, stop }, wait);
@@ -54,11 +56,6 @@ export async function createSnapshot(folders: StateFolders, record: ContainerRec
   }
 }
 
-function requireSavable(folders: StateFolders, record: ContainerRecord, what: string): void {
-  requireRunning(folders, record, what);
-  if (record.pod !== undefined) throw new RuntimeError("unimplemented", `${what} container "${record.name}": it is in pod "${record.pod}", and pods cannot be saved yet`, { reason: "pod_not_saved", hint: "give it a sandbox of its own: casemate run" });
-}
-
 /** What {@link forkSandbox} has made. */
 export interface Fork {
   readonly containers: readonly ContainerRecord[];
@@ -66,9 +63,9 @@ export interface Fork {
   readonly pauseMs: number;
 }
 
-/** Makes live copies of a running container's sandbox; it goes on. It is saved once, whatever the count. */
+/** Makes live copies of a running container's sandbox, which is that of its whole pod; it goes on. It is saved once, whatever the count. */
 export async function forkSandbox(folders: StateFolders, record: ContainerRecord, { count, name, onCopy, ...options }: ForkOptions): Promise<Fork> {
-  requireSavable(folders, record, "fork");
+  requireRunning(folders, record, "fork");
   const snapshotName = `fork-${randomBytes(8).toString("hex")}`;
   const lock = await claimSnapshot(folders, snapshotName);
   try {
@@ -91,14 +88,35 @@ export async function forkSandbox(folders: StateFolders, record: ContainerRecord
 /** Starts a sandbox that goes on where the snapshot was taken. When that fails nothing of it is left. */
 export async function cloneSandbox(folders: StateFolders, snapshot: Snapshot, options: CloneOptions): Promise<ContainerRecord[]> {
   if (snapshot.machineKey !== machineKey(snapshot.accelerator)) throw new RuntimeError("failed_precondition", `start from snapshot "${snapshot.name}": it was made with another QEMU, CPU or kernel of this host`, { reason: "snapshot_of_another_host", hint: "make the snapshot anew" });
-  const store = new ContainerStore(folders);
   const sandboxId = newSandboxId();
+  const name = options.name ?? newContainerName();
+  const pod = snapshot.pod === undefined ? undefined : { ...snapshot.pod, name, sandboxId, createdAtUnixMs: Date.now(), ports: portsOf(snapshot.pod, options) };
+  if (pod === undefined) return startClone(folders, snapshot, { sandboxId, name }, options);
+  requirePodName(name);
+  // It is seen from the moment that it has a name: nobody else may start it.
+  return whileStartingPod(folders, name, async () => withUndo(async (undo) => {
+    const pods = new PodStore(folders);
+    pods.create(pod);
+    undo.add(`pod "${name}"`, () => pods.remove(name));
+    return startClone(folders, snapshot, { sandboxId, name, pod }, options);
+  }), options);
+}
+
+/** What a copy is called, and the pod that it becomes. */
+interface CloneNames {
+  readonly sandboxId: string;
+  readonly name: string;
+  readonly pod?: PodRecord;
+}
+
+async function startClone(folders: StateFolders, snapshot: Snapshot, names: CloneNames, options: CloneOptions): Promise<ContainerRecord[]> {
+  const store = new ContainerStore(folders);
   return withUndo(async (undo) => {
     const disks = new Map(snapshot.images.map(({ diskId, path }) => [diskId, path]));
     const clones: { readonly from: SnapshotContainer; readonly record: ContainerRecord }[] = [];
-    for (const [index, from] of snapshot.containers.entries()) {
-      const record = toRecord(from.record, sandboxId, options, index);
-      store.create(record, buildSpec(record));
+    for (const from of snapshot.containers) {
+      const record = toRecord(from.record, snapshot.pod, names, options);
+      store.create(record, buildSpec(record, names.pod));
       undo.add(`container "${record.name}"`, () => store.remove(record));
       const { disk } = containerPaths(folders, record.containerId);
       for (const { diskId } of from.saved.disks.filter((one) => !disks.has(one.diskId))) {
@@ -108,8 +126,8 @@ export async function cloneSandbox(folders: StateFolders, snapshot: Snapshot, op
       clones.push({ from, record });
     }
     for (const { from, record } of clones) store.writeStatus(record.containerId, { ...store.readStatus(record.containerId), status: from.status, startedAtUnixMs: Date.now(), bootId: readBootId() });
-    await startOwner(configOf(folders, snapshot, sandboxId, clones, disks, options), options);
-    undo.add(`sandbox "${sandboxId}"`, () => abandonSandbox(folders, { sandboxId }));
+    await startOwner(configOf(folders, snapshot, names, clones, disks, options), options);
+    undo.add(`sandbox "${names.sandboxId}"`, () => abandonSandbox(folders, names));
     for (const { from, record } of clones) if (from.status === "running") await runCloneCommand(folders, record, options);
     return clones.map(({ record }) => record);
   });
@@ -124,19 +142,22 @@ async function capture(folders: StateFolders, record: ContainerRecord, request: 
   }
 }
 
-function toRecord(record: ContainerRecord, sandboxId: string, { name, ports }: CloneOptions, index: number): ContainerRecord {
+function toRecord(record: ContainerRecord, from: PodRecord | undefined, { sandboxId, name, pod }: CloneNames, options: CloneOptions): ContainerRecord {
   const containerId = newContainerId();
-  const free = (port: PublishRequest): PublishRequest => ({ ...port, hostPorts: undefined });
   return {
-    ...record, containerId, sandboxId,
-    name: name === undefined ? newContainerName() : index === 0 ? name : `${name}-${index + 1}`,
-    createdAtUnixMs: Date.now(),
+    ...record, containerId, sandboxId, createdAtUnixMs: Date.now(),
+    // A copy of a copy has but one pod's name before its own.
+    ...(pod === undefined || from === undefined ? { name } : { name: `${name}-${record.name.startsWith(`${from.name}-`) ? record.name.slice(from.name.length + 1) : record.name}`, pod: name }),
     hostname: record.hostname === defaultHostname(record.containerId) ? defaultHostname(containerId) : record.hostname,
-    ports: ports === "free" ? record.ports.map(free) : record.ports,
+    ports: portsOf(record, options),
   };
 }
 
-function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, clones: readonly { readonly from: SnapshotContainer; readonly record: ContainerRecord }[], disks: ReadonlyMap<string, string>, { debug, leaseExpected }: CloneOptions): SandboxConfig {
+function portsOf({ ports }: { readonly ports: readonly PublishRequest[] }, options: CloneOptions): readonly PublishRequest[] {
+  return options.ports === "free" ? ports.map((port) => ({ ...port, hostPorts: undefined })) : ports;
+}
+
+function configOf(folders: StateFolders, snapshot: Snapshot, { sandboxId, pod }: CloneNames, clones: readonly { readonly from: SnapshotContainer; readonly record: ContainerRecord }[], disks: ReadonlyMap<string, string>, { debug, leaseExpected }: CloneOptions): SandboxConfig {
   const { accelerator, kernelPath, initramfsPath, rootImagePath, leastMemoryBytes = bootMemoryBytes, pluggedBytes = 0, vcpuCount, network } = snapshot;
   const [first] = clones;
   const ids = new Map(clones.map(({ from, record }) => [from.saved.name, record.containerId]));
@@ -149,8 +170,8 @@ function configOf(folders: StateFolders, snapshot: Snapshot, sandboxId: string, 
     ...(leaseExpected !== undefined && { leaseExpected }),
   };
   return {
-    version: 1, sandboxId, folders, hostname: first?.record.hostname ?? "casemate", accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes: leastMemoryBytes, vcpuCount,
-    shares: false, network, ports: clones.flatMap(({ record }) => record.ports), clone, debug,
+    version: 1, sandboxId, folders, hostname: pod?.name ?? first?.record.hostname ?? "casemate", accelerator, kernelPath, initramfsPath, rootImagePath, memoryBytes: leastMemoryBytes, vcpuCount,
+    shares: false, network, ports: pod?.ports ?? clones.flatMap(({ record }) => record.ports), ...(pod !== undefined && { ending: pod.ending }), clone, debug,
   };
 }
 

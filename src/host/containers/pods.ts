@@ -34,6 +34,19 @@ export function podContainers(folders: StateFolders, pod: PodRecord): ContainerR
   return new ContainerStore(folders).list().filter(({ sandboxId }) => sandboxId === pod.sandboxId);
 }
 
+/** The container of that name, or one that runs in the pod of that name. @throws RuntimeError `not_found` (reason `container_not_found`). */
+export function findInSandbox(folders: StateFolders, name: string): ContainerRecord {
+  const store = new ContainerStore(folders);
+  try {
+    return store.find(name);
+  } catch (error) {
+    const pod = new PodStore(folders).list().find((one) => one.name === name);
+    const running = pod === undefined ? undefined : podContainers(folders, pod).find((record) => hasProcesses(readPresentStatus(store, record).status));
+    if (running === undefined) throw error;
+    return running;
+  }
+}
+
 /** One start of a pod's sandbox at a time; who comes second finds it up. */
 export async function whileStartingPod<T>(folders: StateFolders, podName: string, work: () => Promise<T>, wait: WaitOptions): Promise<T> {
   const locks = join(folders.run, "pods");

@@ -9,6 +9,7 @@ import { bootMemoryBytes } from "../sandbox/sandbox-config.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import type { ContainerStore } from "../store/container-store.ts";
 import { snapshotPaths } from "../store/paths.ts";
+import { PodStore } from "../store/pod-store.ts";
 import { publishSnapshot, removeSnapshot, snapshotMemory, type Snapshot, type SnapshotContainer } from "../template/snapshot-store.ts";
 import { holdMemory } from "../template/template-memory.ts";
 import { copySparse, syncFiles } from "../template/template-store.ts";
@@ -40,10 +41,11 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
       const status = captured.statuses.get(saved.name);
       return record === undefined || status === undefined ? [] : [{ saved, record, status: status === "stopped" ? "exited" : status === "creating" ? "created" : status }];
     });
+    const podName = containers.find(({ record }) => record.pod !== undefined)?.record.pod;
     const snapshot = publishSnapshot(folders, {
       name, sandboxId: sandbox.config.sandboxId, machineKey: machineKey(accelerator), accelerator, kernelPath, initramfsPath, rootImagePath, network,
       vcpuCount: captured.size.vcpuCount, leastMemoryBytes: sandbox.config.memoryBytes, pluggedBytes: captured.size.memoryBytes - bootMemoryBytes, memoryBytes, memoryHash: hash, memoryUsedBytes: usedBytes, memoryOnDisk: keep,
-      plugged: captured.plugged, images: captured.images, containers, execs: captured.execs, pauseMs: captured.pauseMs,
+      plugged: captured.plugged, images: captured.images, containers, ...(podName !== undefined && { pod: new PodStore(folders).find(podName) }), execs: captured.execs, pauseMs: captured.pauseMs,
     });
     await holdMemory(snapshotMemory(folders, snapshot), memoryFd);
     return { ...snapshot, touchedBytes: captured.touchedBytes };

@@ -284,7 +284,7 @@ function openInit(build: ContainerBuild): void {
 }
 
 function requireShares(context: ContainerContext, source: string): SandboxShares {
-  if (context.shares === undefined) throw new RuntimeError("failed_precondition", `share "${source}": this sandbox was made without shares, and a VM's kind of memory cannot change later`, { reason: "no_shares" });
+  if (context.shares === undefined) throw new RuntimeError("failed_precondition", `share "${source}": this sandbox was made without shares, and a VM's kind of memory cannot change later`, { reason: "no_shares", hint: "copy the files with casemate cp; a copy of a pod shows folders again when it was stopped and started" });
   return context.shares;
 }
 

@@ -23,6 +23,11 @@ export interface PodRecord {
 
 const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$/;
 
+/** @throws RuntimeError `invalid_argument` (reason `bad_name`). */
+export function requirePodName(name: string): void {
+  if (!namePattern.test(name)) throw new RuntimeError("invalid_argument", `pod name "${name}": only letters, digits, "_", "." and "-", at most 63, beginning with a letter or digit`, { reason: "bad_name" });
+}
+
 /** The pods of one data folder. */
 export class PodStore {
   readonly #folder: string;
@@ -33,7 +38,7 @@ export class PodStore {
 
   /** @throws RuntimeError `already_exists` (reason `name_taken`), `invalid_argument` (reason `bad_name`). */
   create(pod: PodRecord): void {
-    if (!namePattern.test(pod.name)) throw new RuntimeError("invalid_argument", `pod name "${pod.name}": only letters, digits, "_", "." and "-", at most 63, beginning with a letter or digit`, { reason: "bad_name" });
+    requirePodName(pod.name);
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const made = join(this.#folder, `.new-${pod.sandboxId}`);
     try {

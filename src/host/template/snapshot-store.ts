@@ -7,6 +7,7 @@ import type { DiskSpec, PluggedDevices } from "../hypervisor/virtual-machine.ts"
 import type { ContainerRecord } from "../store/container-store.ts";
 import { snapshotPaths, type StateFolders } from "../store/paths.ts";
 import type { SavedContainer, SavedExec } from "../store/saved-records.ts";
+import type { PodRecord } from "../store/pod-store.ts";
 import { readStateFile } from "../store/state-file.ts";
 import type { SavedMemory } from "./template-memory.ts";
 import { releaseMemory } from "./template-memory.ts";
@@ -48,6 +49,8 @@ export interface Snapshot {
   /** Files of the disks that are only read; the others are in the snapshot's folder. */
   readonly images: readonly (Pick<DiskSpec, "diskId" | "path">)[];
   readonly containers: readonly SnapshotContainer[];
+  /** The pod whose sandbox it was; undefined: a container's own. */
+  readonly pod?: PodRecord;
   readonly execs: readonly SavedExec[];
   /** How long the sandbox stood still for it. */
   readonly pauseMs: number;
