@@ -18,6 +18,12 @@ const sysctls: Readonly<Record<string, string>> = {
   "fs/inotify/max_user_watches": "1048576",
   // Databases and JVMs ask for more than the default 65530.
   "vm/max_map_count": "262144",
+  // Nine tenths of what an idle guest costs its host (emulated: 2.4 ms of CPU a second with them, 0.2 without): looks
+  // twice a second whether memory is in pieces, once a second at counters, and every four seconds whether a CPU hangs,
+  // which one that stood still with its VM would seem to.
+  "vm/compaction_proactiveness": "0",
+  "vm/stat_interval": "10",
+  "kernel/watchdog": "0",
 };
 
 const AF_INET = 2, SOCK_DGRAM = 2, SOCK_CLOEXEC = 0o2000000, SIOCSIFFLAGS = 0x8914, IFF_UP = 1;
