@@ -3,17 +3,20 @@
 // - read-only is enforced by the host; a guest can put nothing beside the mount points
 // - owners, modes, xattrs of root pass through; a file replaced by rename on the host is seen
 // - symbolic links of a guest lead nowhere on the host
+// - the folder is taken away and served again, also by an owner that took over; the loss of virtiofsd is told while it is relied on
 // - nothing is left: no mount, process or file; the user's files stay
 import assert from "node:assert/strict";
 import { chownSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 import { FolderShares } from "../../src/host/storage/shares/shares.ts";
 import { Ledger } from "../../src/host/store/ledger.ts";
 import { findTaggedProcesses } from "../../src/host/store/tagged-process.ts";
 import { RuntimeError } from "../../src/shared/base/errors.ts";
 import { UndoStack } from "../../src/shared/base/undo.ts";
+import { signalProcess, type ProcessIdentity } from "../../src/shared/linux/proc.ts";
 import { runProcess } from "../../src/shared/linux/run-process.ts";
 import { requires } from "../support/requires.ts";
 import { ShareGuest } from "../support/share-guest.ts";
@@ -130,4 +133,32 @@ test("a source that cannot be shared is an error, and nothing stays of it", { sk
     assert.deepEqual(await attempt.run(), []);
   }
   assert.ok(!ledger.records.some(({ name }) => name.startsWith("c4-")));
+});
+
+test("the folder is taken away and served again, and an owner that takes over knows whether it is relied on", { skip }, async (t) => {
+  const own = join(folder, "own");
+  mkdirSync(own);
+  const path = join(own, "ledger.json"), request = { sandboxId: "shares-again", sandboxFolder: own, sharePath: join(own, "share") };
+  const ledger = Ledger.open(path), givenBack = new UndoStack();
+  const again = new FolderShares(request, ledger);
+  const lost = async (one: FolderShares, withinMs: number): Promise<boolean> => Promise.race([one.lost.then(() => true), delay(withinMs, false)]);
+  const servers = (): ProcessIdentity[] => findTaggedProcesses("shares-again/virtiofsd");
+  t.after(() => givenBack.run());
+  await again.serve(givenBack);
+  assert.deepEqual([again.serving, servers().length > 0], [true, true]);
+  await again.withdraw();
+  await again.withdraw();
+  assert.deepEqual([again.serving, servers(), ledger.records.map(({ kind }) => kind)], [false, [], ["share-folder"]]);
+  assert.equal(await lost(again, 200), false, "it was asked for");
+
+  await again.serve(givenBack);
+  assert.equal(FolderShares.adopt(request, Ledger.open(path)).serving, false, "nothing is shown");
+  await again.add("c1-0", source, true, givenBack);
+  const adopted = FolderShares.adopt(request, Ledger.open(path));
+  assert.deepEqual([adopted.serving, servers().length > 0], [true, true]);
+  for (const server of servers()) signalProcess(server, "SIGKILL");
+  assert.deepEqual([await lost(adopted, 5_000), await lost(again, 5_000)], [true, true]);
+  // What ends the first server ends the second, and the folder goes after it.
+  assert.deepEqual(await givenBack.run(), []);
+  assert.deepEqual([ledger.records, readdirSync(own)], [[], ["ledger.json"]]);
 });
