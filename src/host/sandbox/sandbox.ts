@@ -543,7 +543,7 @@ export class Sandbox {
       if (sharing.length > 0) throw new RuntimeError("failed_precondition", `${step}: it shows folders of the host to ${sharing.join(", ")}, and they cannot be saved`, { reason: "shares_in_use", hint: "remove that container first, or run it without volumes" });
       if (this.#shares !== undefined) await this.#steps(step, options).runAll(withdrawSharesSteps, this.#shareBuild(this.#shares));
       const toldAs = (error: unknown): never => { throw RuntimeError.wrap(error, step); };
-      const plugged = await this.vm.describePlugged(options).catch(toldAs);
+      const plugged = await this.#guard(this.vm.describePlugged(options)).catch(toldAs);
       const pathOf = new Map(containers.flatMap(({ disks }) => disks.map(({ diskId, path }) => [diskId, path] as const)));
       const written = plugged.disks.filter(({ readOnly }) => !readOnly).map(({ diskId }) => diskId);
       // Taken while the guest stands still: an exec that it has was recorded before it got it.

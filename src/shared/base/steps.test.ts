@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { orAbandon, type WaitOptions } from "./deadline.ts";
 import { RuntimeError, describeError } from "../../shared/base/errors.ts";
 import { Steps } from "./steps.ts";
 
@@ -55,6 +56,17 @@ test("runAll() takes the steps of a list in order, leaves out those with nothing
   await steps.runAll(list, { cups: 2 });
   assert.deepEqual(seen, ["water for 2", "guarded", "poured", "guarded"]);
   assert.deepEqual(steps.timings.map(({ name }) => name), ["boil water", "pour"]);
+});
+
+test("work that the guard has ended is told", async () => {
+  let told: Promise<unknown> | undefined;
+  const list = [{ name: "boil water", run: (_build: object, { signal }: WaitOptions) => {
+    told = new Promise((resolve) => { signal?.addEventListener("abort", resolve); });
+    return new Promise(() => { /* for ever */ });
+  } }];
+  const steps = new Steps("make tea", { guard: async () => { throw new RuntimeError("unavailable", "no fire"); } });
+  await assert.rejects(steps.runAll(list, {}), /boil water/);
+  await orAbandon(told ?? Promise.reject(new Error("it did not run")), "its end", { timeoutMs: 1_000 });
 });
 
 test("a hook that never comes back ends with the time of the whole", async () => {

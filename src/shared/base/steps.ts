@@ -92,7 +92,18 @@ export class Steps {
   async runAll<Build>(list: readonly Step<Build>[], build: Build, limitMs = Infinity): Promise<void> {
     const limit = this.deadline.within(limitMs);
     for (const { name, when, run } of list) {
-      if (when?.(build) ?? true) await this.run(name, () => this.#guard(Promise.resolve(run(build, { ...this.wait, timeoutMs: limit.remainingMs }))));
+      if (when?.(build) ?? true) await this.run(name, () => this.#guarded((signal) => run(build, { timeoutMs: limit.remainingMs, signal })));
+    }
+  }
+
+  /** Work that the guard has ended is told so: it might go on with what takes the place of what it worked on. */
+  async #guarded(work: (signal: AbortSignal) => unknown): Promise<unknown> {
+    const givenUp = new AbortController();
+    try {
+      return await this.#guard(Promise.resolve(work(AbortSignal.any([givenUp.signal, ...(this.signal === undefined ? [] : [this.signal])]))));
+    } catch (error) {
+      givenUp.abort(error);
+      throw error;
     }
   }
 
