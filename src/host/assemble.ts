@@ -23,7 +23,7 @@ import { releaserOf, type ResourceRecord, type ResourceReleaser } from "./store/
 import { isRootful, sandboxPaths, snapshotPaths, templatePaths, type StateFolders } from "./store/paths.ts";
 import { savedRecordReleasers } from "./store/saved-records.ts";
 import { sandboxUserKind, type SandboxUser } from "./store/sandbox-user.ts";
-import { copyMemory } from "./hypervisor/guest-memory.ts";
+import { copyPart } from "./hypervisor/guest-memory.ts";
 import { readSnapshot, snapshotMemory, type Snapshot } from "./template/snapshot-store.ts";
 import { openMemory, openTemplateMemory, type HeldMemory } from "./template/template-memory.ts";
 import { openSavedState, readTemplate, setTemplateAside, type Template } from "./template/template-store.ts";
@@ -166,7 +166,7 @@ async function restoreSaved({ memory, memoryBytes, plugged, openState }: SavedVm
   try {
     // Memory that somebody else maps or that is to be saved again is a copy of the VM's own.
     const own = memoryFd ?? (config.shares ? hold(createMemoryFile("casemate-guest", memoryBytes)) : undefined);
-    if (own !== undefined) await copyMemory(memory.fd, own, memoryBytes);
+    if (own !== undefined) await copyPart(memory.fd, { from: 0, end: memoryBytes }, own, 0);
     const qemu = { ...qemuConfig(config), memoryMode: own === undefined ? "private" : "shared", memorySource: "descriptor", incoming: true } as const;
     const nicFds = new Map(nic === undefined ? [] : plugged.nics.map(({ nicId }) => [nicId, nic.fd]));
     return await QemuMachine.restore({ ...vmmSpec(config, user), config: qemu, plugged, nicFds, memoryFd: own ?? memory.fd }, () => hold(openState()), consolePath(config), ledger, undo, wait);

@@ -34,8 +34,9 @@ export async function captureSandbox(sandbox: Sandbox, store: ContainerStore, op
     const captured = await sandbox.capture({ stateFd, memoryFd }, (diskId, path) => copySparse(path, paths.disk(diskId), options), options).finally(() => closeSync(stateFd));
     stands = !options.goOn;
     if (keep) syncFiles(dirname(paths.state));
-    const memoryBytes = fstatSync(memoryFd).size;
-    const { hash, usedBytes } = keep ? await keepMemory(memoryFd, paths.memory, memoryBytes) : await copyMemory(memoryFd, undefined, memoryBytes);
+    const { size: memoryBytes, blocks } = fstatSync(memoryFd);
+    // What is never read from disk needs no check; hashing takes as long as all else that a fork does with the memory.
+    const { hash, usedBytes } = keep ? await keepMemory(memoryFd, paths.memory, memoryBytes) : { hash: "", usedBytes: blocks * 512 };
     const containers = captured.containers.flatMap((saved): SnapshotContainer[] => {
       const record = store.read(saved.name);
       const status = captured.statuses.get(saved.name);

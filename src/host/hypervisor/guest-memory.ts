@@ -93,14 +93,22 @@ export async function copyPart(fromFd: number, { from, end }: { readonly from: n
   for (const [start, wanted] of piecesOf(fromFd, end, from)) {
     const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
     if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${end} bytes`);
-    for (let offset = 0; offset < wanted; offset += blockBytes) {
-      const block = piece.subarray(offset, Math.min(offset + blockBytes, wanted));
-      if (isZeros(block)) continue;
-      await write(toFd, block, 0, block.length, to + start - from + offset);
-      copied += block.length;
+    for (const [offset, length] of filledRuns(piece.subarray(0, wanted))) {
+      await write(toFd, piece, offset, length, to + start - from + offset);
+      copied += length;
     }
   }
   return copied;
+}
+
+/** The blocks that are not all zeros, those that lie together as one. */
+function* filledRuns(piece: Buffer): Generator<[offset: number, length: number]> {
+  for (let offset = 0; offset < piece.length;) {
+    const begin = offset;
+    while (offset < piece.length && !isZeros(piece.subarray(offset, Math.min(offset + blockBytes, piece.length)))) offset += blockBytes;
+    if (offset > begin) yield [begin, Math.min(offset, piece.length) - begin];
+    else offset += blockBytes;
+  }
 }
 
 function isZeros(block: Buffer): boolean {

@@ -40,6 +40,7 @@ export interface Snapshot {
   readonly pluggedBytes?: number;
   /** Of the file with the memory. */
   readonly memoryBytes: number;
+  /** Empty when the memory is not on disk. */
   readonly memoryHash: string;
   readonly memoryUsedBytes: number;
   /** False: the memory is held by a process alone, for the moments of a fork. */

@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, readdirSync, readlinkSync } from "node:fs";
 import { RuntimeError, isErrnoException } from "../../../shared/base/errors.ts";
-import { copyMemory, copyPart, copyTouchedPages, findGuestMemory } from "../guest-memory.ts";
+import { copyPart, copyTouchedPages, findGuestMemory } from "../guest-memory.ts";
 import { qemuFds, type QemuConfig } from "./arguments.ts";
 
 /*
@@ -20,7 +20,7 @@ export async function copyUnchanging(pid: number, { memoryMode, bootMemoryBytes 
   if (!isMemoryFile(path)) return; // it began with none
   const fd = openSync(path, constants.O_RDONLY);
   try {
-    await copyMemory(fd, toFd, bootMemoryBytes);
+    await copyPart(fd, { from: 0, end: bootMemoryBytes }, toFd, 0);
   } finally {
     closeSync(fd);
   }
