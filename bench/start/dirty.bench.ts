@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseKib } from "../../src/host/control/host-usage.ts";
 import { savedMemoryName } from "../../src/host/hypervisor/guest-memory.ts";
@@ -29,9 +29,14 @@ function ownOf(pid: number): Own {
   return { guest, translated, rest: privateMegabytes(pid) - guest - translated };
 }
 
+/** CPU time of a process's living threads, in milliseconds; `/proc/PID/stat` counts hundredths of a second. */
+function cpuMs(pid: number): number {
+  return readdirSync(`/proc/${pid}/task`).reduce((sum, task) => sum + Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, "latin1").split(" ")[0]) / 1e6, 0);
+}
+
 const bench: RunBench = {
   kind: "run",
-  title: "memory that a sandbox dirties",
+  title: "memory that a sandbox dirties, and the CPU time it takes when it idles",
   pairs: 1,
   async run(): Promise<RunFigure[]> {
     const figures: RunFigure[] = [];
@@ -60,8 +65,10 @@ const bench: RunBench = {
       tell(`after the ${which} exec`, ownOf(pid));
     }
     for (const minutes of [1, 2]) {
+      const before = cpuMs(pid);
       await delay(idleMs);
       tell(`idle for ${minutes} min`, ownOf(pid));
+      figures.push({ title: `CPU time of QEMU in minute ${minutes} of idling`, unit: "ms/s", limit: { atMost: Infinity }, samples: exactly((cpuMs(pid) - before) / (idleMs / 1000)) });
     }
     return figures;
   },
