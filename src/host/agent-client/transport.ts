@@ -48,9 +48,10 @@ export async function openPort(socketPath: string, options: ConnectOptions): Pro
       if (socket === undefined && !full && !deadline.expired) throw error;
       if (full) await delay(Math.min(answerTimeoutMs, deadline.remainingMs), undefined, { signal: options.signal }).catch(() => undefined);
       else if (!RuntimeError.is(error, "deadline_exceeded")) await delay(Math.min(retryMs, deadline.remainingMs));
-      if (deadline.expired && full) throw new RuntimeError("deadline_exceeded", "wait for the agent: QEMU takes no connections", { cause: error });
       // Given up, it must not greet whoever has the socket's place next: QEMU takes one connection.
-      if (deadline.expired || options.signal?.aborted) throw RuntimeError.wrap(error, "wait for the agent");
+      if (!deadline.expired && options.signal?.aborted !== true) continue;
+      if (full) throw new RuntimeError("deadline_exceeded", "wait for the agent: QEMU takes no connections", { cause: error });
+      throw RuntimeError.wrap(error, "wait for the agent");
     }
   }
 }
