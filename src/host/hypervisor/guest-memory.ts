@@ -54,6 +54,16 @@ function* piecesOf(fd: number, end: number, from = 0): Generator<MemoryPiece> {
   }
 }
 
+/** Reads pieces one after the other; each is there until the next one is asked for. */
+async function* readPieces(fd: number, pieces: Iterable<MemoryPiece>, end: number): AsyncGenerator<readonly [start: number, piece: Buffer]> {
+  const buffer = Buffer.allocUnsafe(pieceBytes);
+  for (const [start, wanted] of pieces) {
+    const { bytesRead } = await read(fd, buffer, 0, wanted, start);
+    if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${end} bytes`);
+    yield [start, buffer.subarray(0, wanted)];
+  }
+}
+
 /**
  * Copies a guest's memory between two files from their beginnings; where it is zero the target, which must be empty,
  * stays sparse. Without a target it only looks. `known`: what an earlier copy has found to be no holes.
@@ -61,16 +71,13 @@ function* piecesOf(fd: number, end: number, from = 0): Generator<MemoryPiece> {
 export async function copyMemory(fromFd: number, toFd: number | undefined, bytes: number, known?: readonly MemoryPiece[]): Promise<CopiedMemory> {
   const hash = createHash("sha256");
   if (toFd !== undefined) ftruncateSync(toFd, bytes); // it may end with zeros
-  const piece = Buffer.allocUnsafe(pieceBytes);
   const number = Buffer.alloc(4);
   let usedBytes = 0;
   const pieces: MemoryPiece[] = [];
-  for (const [start, wanted] of known ?? piecesOf(fromFd, bytes)) {
-    pieces.push([start, wanted]);
-    const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
-    if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${bytes} bytes`);
-    for (let offset = 0; offset < wanted; offset += blockBytes) {
-      const block = piece.subarray(offset, Math.min(offset + blockBytes, wanted));
+  for await (const [start, piece] of readPieces(fromFd, known ?? piecesOf(fromFd, bytes), bytes)) {
+    pieces.push([start, piece.length]);
+    for (let offset = 0; offset < piece.length; offset += blockBytes) {
+      const block = piece.subarray(offset, Math.min(offset + blockBytes, piece.length));
       if (isZeros(block)) continue;
       number.writeUInt32LE((start + offset) / blockBytes);
       hash.update(number).update(block);
@@ -88,12 +95,9 @@ export async function copyMemory(fromFd: number, toFd: number | undefined, bytes
  * zeros are left out. `from` is at a whole block. Returns how many bytes were copied.
  */
 export async function copyPart(fromFd: number, { from, end }: { readonly from: number; readonly end: number }, toFd: number, to: number): Promise<number> {
-  const piece = Buffer.allocUnsafe(pieceBytes);
   let copied = 0;
-  for (const [start, wanted] of piecesOf(fromFd, end, from)) {
-    const { bytesRead } = await read(fromFd, piece, 0, wanted, start);
-    if (bytesRead !== wanted) throw new RuntimeError("data_loss", `copy memory: it ends at ${start + bytesRead} of ${end} bytes`);
-    for (const [offset, length] of filledRuns(piece.subarray(0, wanted))) {
+  for await (const [start, piece] of readPieces(fromFd, piecesOf(fromFd, end, from), end)) {
+    for (const [offset, length] of filledRuns(piece)) {
       await write(toFd, piece, offset, length, to + start - from + offset);
       copied += length;
     }
@@ -148,16 +152,16 @@ export function findGuestMemory(pid: number, bytes: number): MemoryRegion {
 /**
  * Copies the pages that a process has of its own in a private mapping, which are those that were
  * written, to `to` in a file; what lies below them is the mapped file's. The process must stand still.
- * Returns how many bytes were copied.
+ * `sparse`: of a mapping of no file, which may be much larger than what is in it, no more of the map is
+ * read than it takes to find all pages. Returns how many bytes were copied.
  */
-export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: number, to = 0): Promise<number> {
+export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: number, { to, sparse }: { readonly to: number; readonly sparse: boolean }): Promise<number> {
   const pagemap = openSync(`/proc/${pid}/pagemap`, "r");
   const memory = openSync(`/proc/${pid}/mem`, "r");
   try {
     const piece = Buffer.allocUnsafe(runPages * pageBytes);
     const entries = Buffer.allocUnsafe(Math.min(mapPages, region.bytes / pageBytes) * pagemapEntryBytes);
-    // Of memory that may be much larger than what is in it, only as much of the map is read as has something.
-    let left = residentPages(pid, region), copied = 0;
+    let left = sparse ? residentPages(pid, region) : Infinity, copied = 0;
     for (let first = 0; first < region.bytes / pageBytes && left > 0; first += mapPages) {
       const pages = Math.min(mapPages, region.bytes / pageBytes - first);
       const { bytesRead } = await read(pagemap, entries, 0, pages * pagemapEntryBytes, (region.address / pageBytes + first) * pagemapEntryBytes);
@@ -182,7 +186,7 @@ export async function copyTouchedPages(pid: number, region: MemoryRegion, toFd: 
   }
 }
 
-/** How many of a mapping's pages are in memory or swapped out, the mapped file's included. */
+/** How many of a mapping's pages are in memory or swapped out. Takes some 8 ms, for the kernel tells of all mappings. */
 function residentPages(pid: number, { address }: MemoryRegion): number {
   const smaps = readFileSync(`/proc/${pid}/smaps`, "latin1");
   const start = smaps.search(new RegExp(`^${address.toString(16)}-`, "m"));

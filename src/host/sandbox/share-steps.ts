@@ -37,7 +37,7 @@ export const withdrawSharesSteps: readonly Step<ShareBuild>[] = [
 
 /** The same as an undo; a VM that is gone has nothing to be taken from. */
 export async function withdrawShares(build: ShareBuild, wait: WaitOptions): Promise<void> {
-  await Promise.resolve(unmountShare(build, wait)).catch((error: unknown) => { if (!RuntimeError.is(error, "unavailable")) throw error; });
+  await unmountShare(build, wait).catch((error: unknown) => { if (!RuntimeError.is(error, "unavailable")) throw error; });
   await unplugShare(build, wait);
   await made(build.shares).withdraw();
 }

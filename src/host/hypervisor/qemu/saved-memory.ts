@@ -48,7 +48,7 @@ export async function fillPlugged(pid: number, { bootMemoryBytes, pluggableMemor
 }
 
 async function copyPrivate(pid: number, bytes: number, toFd: number, to: number): Promise<number> {
-  return copyTouchedPages(pid, findGuestMemory(pid, bytes), toFd, to);
+  return copyTouchedPages(pid, findGuestMemory(pid, bytes), toFd, { to, sparse: to > 0 }); // what was plugged is behind the rest
 }
 
 async function copyShared(pid: number, bytes: number, toFd: number, to: number): Promise<number> {
