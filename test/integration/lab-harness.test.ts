@@ -75,12 +75,15 @@ test("a third guest without a result is the last one, and the files are named", 
 
 test("a file that failed with a VM that broke is run by the next guest, and is a result in the last one; other failures are results at once", { skip }, async () => {
   const failing = (title: string): LabLine => ({ type: "result", file: files[0], result: { title, outcomes: [], problems: ["failed"], seconds: 1, outputFile: join(share, `${title}.log`) } });
-  const broken = `echo 'casemate: create sandbox "x": the VM died (exit code 0)' >"${join(share, "broken.log")}"\n${says(failing("broken"), result(files[1]), end)}`;
+  const broken = `echo 'casemate: create sandbox "x": the VM was reset: its kernel' >"${join(share, "broken.log")}"\n${says(failing("broken"), result(files[1]), end)}`;
   const again = await runWith([broken, says(result(files[0]), end)]);
   assert.deepEqual([again.results, again.failures.length, again.missing, again.boots], [[files[1], files[0]], 1, [], 2]);
   const brokenAgain = says(failing("broken"), end);
   const ever = await runWith([broken, brokenAgain, brokenAgain]);
   assert.deepEqual([ever.results, ever.failures.length, ever.missing, ever.boots], [[files[1], "broken"], 2, [], 3]);
+  const evidence = join(share, "boot-1/quiet/sandboxes/a"), ownerLog = join(evidence, "owner.log");
+  const quiet = await runWith([`mkdir -p ${evidence}; echo '{"message":"the VM has ended","error":"the VM was reset: its kernel"}' >"${ownerLog}"\n${says(failing("quiet"), result(files[1]), end)}`, says(result(files[0]), end)]);
+  assert.deepEqual([quiet.results, quiet.failures.length, quiet.boots], [[files[1], files[0]], 1, 2]);
   const other = await runWith([says(failing("other"), result(files[1]), end)]);
   assert.deepEqual([other.results, other.failures.length, other.boots], [["other", files[1]], 0, 1]);
 });

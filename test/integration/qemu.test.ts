@@ -222,6 +222,15 @@ test("a panic of the guest's kernel ends the VM as panicked, with its last words
   await machine.vm.kill();
 });
 
+test("a guest that reboots, as one whose CPU gives up does, ends its VM as reset", { skip }, async () => {
+  const vm = await TestVm.boot("qemu-r");
+  const guest = await vm.connect();
+  void guest.run("echo 1 > /proc/sys/kernel/sysrq; echo b > /proc/sysrq-trigger").catch(() => { /* nobody is left to answer */ });
+  assert.equal((await orAbandon(vm.vm.exited, "the end of the VM", { timeoutMs: 10_000 })).reason, "reset");
+  guest.close();
+  await vm.end();
+});
+
 test("an orderly end by the agent is powered_off, and leaves nothing in our process", { skip }, async () => {
   const before = openFiles("self");
   const vm = await TestVm.boot("qemu-b");

@@ -63,9 +63,10 @@ test("exec: output, binary input, and exit codes", async () => {
   const { code, stdoutBytes, stderr } = await run(["exec", "-i", "web", "cat"], bytes);
   assert.equal(code, 0, stderr);
   assert.equal(createHash("sha256").update(stdoutBytes).digest("hex"), createHash("sha256").update(bytes).digest("hex"));
-  for (const [command, expected] of [["exit 7", 7], ["kill -TERM $$", 143]] as const) assert.equal((await run(["exec", "web", "sh", "-c", command])).code, expected, command);
-  assert.equal((await run(["exec", "web", "/www"])).code, 126);
-  assert.equal((await run(["exec", "web", "no-such-program"])).code, 127);
+  for (const [command, expected] of [[["sh", "-c", "exit 7"], 7], [["sh", "-c", "kill -TERM $$"], 143], [["/www"], 126], [["no-such-program"], 127]] as const) {
+    const { code, stderr } = await run(["exec", "web", ...command]);
+    assert.equal(code, expected, `${command.join(" ")}: ${code}: ${stderr}`);
+  }
 });
 
 test("volumes: both sides see what the other wrote, and a read-only one stays as it is", async () => {

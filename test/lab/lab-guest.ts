@@ -20,8 +20,8 @@ export interface LabPlace {
 /** What mounting the host's root needs; the rest is loaded from there. */
 const bootModules = ["virtio_pci", "9pnet_virtio", "9p", "overlay"] as const;
 
-/** Two: the inner QEMU's own work runs beside its vCPU. With one the guest has been seen to stop for ever. */
-const vcpuCount = 2;
+/** With two, each a thread of the emulator's, guests break (docs/lab-guest.md); they are hardly faster. */
+const vcpuCount = 1;
 /** Room for several sandboxes, and for everything they write, which stays in memory. */
 const memoryMebibytes = 3072;
 

@@ -1,5 +1,5 @@
-import { closeSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { FileResult } from "../../scripts/test-runner/run-file.ts";
 import type { StateFolders } from "../../src/host/store/paths.ts";
@@ -126,7 +126,15 @@ async function bootOnce(run: LabRun, order: LabOrder, deadline: Deadline, onLine
     return { failure: undefined, end: hearing.end };
   } finally {
     await terminateGroup(guest.child, 0);
+    keepLogs(share, order.boot);
   }
+}
+
+/** The next guest writes to the same files. */
+function keepLogs(share: string, boot: number): void {
+  const { console, startLog } = labFiles(share), folder = join(share, `boot-${boot}`);
+  mkdirSync(folder, { recursive: true });
+  for (const path of [console, startLog]) if (existsSync(path)) copyFileSync(path, join(folder, basename(path)));
 }
 
 /** Follows what one guest says. */
@@ -162,9 +170,12 @@ class Hearing {
   }
 }
 
-/** A result that says nothing about what was tested. */
+/** A result that says nothing about what was tested: a VM broke, as what was printed tells, or the log of its owner in the evidence beside it. */
 function failedByEmulator({ outcomes, problems, outputFile }: FileResult): boolean {
-  return (problems.length > 0 || outcomes.some(({ outcome }) => outcome === "failed")) && tellsOfBrokenGuest(readOptional(outputFile));
+  if (problems.length === 0 && outcomes.every(({ outcome }) => outcome !== "failed")) return false;
+  const folder = dirname(outputFile);
+  const logs = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((path) => basename(path) === "owner.log") : [];
+  return [outputFile, ...logs.map((path) => join(folder, path))].some((path) => tellsOfBrokenGuest(readOptional(path)));
 }
 
 /** What the guest's kernel and its start printed last. */

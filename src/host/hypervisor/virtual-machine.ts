@@ -93,8 +93,8 @@ export interface CaptureResult {
 /** Why and how a VM ended. */
 export interface VmExit {
   readonly process: ProcessExit;
-  /** `powered_off`: the guest's own orderly end; `panicked`: pvpanic; `died`: anything else. */
-  readonly reason: "powered_off" | "panicked" | "died";
+  /** `powered_off`: the guest's own orderly end; `reset`: it rebooted, or its CPU gave up (a triple fault); `panicked`: pvpanic; `died`: anything else. */
+  readonly reason: "powered_off" | "reset" | "panicked" | "died";
   /** The last lines of the guest's console, at most 4 KiB, for error messages. */
   readonly consoleTail: string;
 }

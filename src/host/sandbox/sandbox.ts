@@ -30,7 +30,7 @@ import type { SandboxSize } from "./sandbox-size.ts";
 import { serveSharesSteps, withdrawShares, withdrawSharesSteps, type ShareBuild } from "./share-steps.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
 import { rehearseMeeting, startGuest } from "./start-guest.ts";
-import { raceDeath, sharesLost } from "./vm-death.ts";
+import { raceDeath, sharesLost, vmDied } from "./vm-death.ts";
 import { nextSandboxState, requireSandboxRunning, type SandboxState } from "./sandbox-state.ts";
 
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
@@ -660,6 +660,7 @@ export class Sandbox {
   async #watchVm(): Promise<VmExit> {
     const exit = await this.vm.exited;
     this.#connection.close();
+    if (this.#state !== "stopping" && this.#state !== "stopped") this.#context.log.error("the VM has ended", { error: describeError(vmDied(exit)) });
     if (this.#state !== "stopped") this.#moveTo("stopping");
     await this.#endProcesses();
     return exit;

@@ -52,9 +52,9 @@ function virtiofsdDied(): RuntimeError {
 }
 
 /** The error of whatever waited for a VM that ended. */
-function vmDied(exit: VmExit): RuntimeError {
-  const how = exit.process.signal ?? `exit code ${exit.process.exitCode ?? "unknown"}`;
-  return new RuntimeError("unavailable", `the VM ${exit.reason === "died" ? `died (${how})` : exit.reason.replace("_", " ")}${lastWords(exit.consoleTail)}`, { reason: "vmm_died", hint: "`casemate check` says what this machine lacks, `dmesg` whether it ran out of memory" });
+export function vmDied({ process, reason, consoleTail }: VmExit): RuntimeError {
+  const ends = { died: `died (${process.signal ?? `exit code ${process.exitCode ?? "unknown"}`})`, panicked: "panicked", powered_off: "powered off", reset: "was reset: its kernel crashed without a word, or it was told to reboot" };
+  return new RuntimeError("unavailable", `the VM ${ends[reason]}${lastWords(consoleTail)}`, { reason: "vmm_died", hint: "`casemate check` says what this machine lacks, `dmesg` whether it ran out of memory" });
 }
 
 /** Waits for the agent of a VM that runs. One that says nothing is told with the end of the guest's console, which is all that is known of it. */

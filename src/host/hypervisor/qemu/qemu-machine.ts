@@ -236,8 +236,9 @@ export class QemuMachine implements VirtualMachine {
 
   #noteEnd({ event, data }: QmpEvent): void {
     if (event === "GUEST_PANICKED") this.#exitReason = "panicked";
-    // Not `guest-reset`: that is a reboot, which a triple fault is as well.
-    if (event === "SHUTDOWN" && data["reason"] === "guest-shutdown" && this.#exitReason === "died") this.#exitReason = "powered_off";
+    if (event !== "SHUTDOWN" || this.#exitReason !== "died") return;
+    if (data["reason"] === "guest-shutdown") this.#exitReason = "powered_off";
+    if (data["reason"] === "guest-reset") this.#exitReason = "reset";
   }
 }
 
