@@ -15,13 +15,12 @@ export interface LabPlace {
   /** The one folder of the host that the guest can write to; below the repository. */
   readonly share: string;
   readonly folders: StateFolders;
+  readonly vcpuCount: number;
 }
 
 /** What mounting the host's root needs; the rest is loaded from there. */
 const bootModules = ["virtio_pci", "9pnet_virtio", "9p", "overlay"] as const;
 
-/** With two, each a thread of the emulator's, guests break (docs/lab-guest.md); they are hardly faster. */
-const vcpuCount = 1;
 /** Room for several sandboxes, and for everything they write, which stays in memory. */
 const memoryMebibytes = 3072;
 
@@ -52,7 +51,7 @@ export async function startLabGuest(place: LabPlace): Promise<ManagedProcess> {
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "casemate-lab",
     // 5-level page tables cost time and nested ones do not go with them.
     "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,svm=on,npt=on,la57=off",
-    "-m", String(memoryMebibytes), "-smp", String(vcpuCount),
+    "-m", String(memoryMebibytes), "-smp", String(place.vcpuCount),
     "-kernel", kernel.vmlinux, "-initrd", file("initramfs.cpio"),
     "-append", "console=ttyS0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on mitigations=off net.ifnames=0",
     "-serial", `file:${file("console.log").replaceAll(",", ",,")}`,

@@ -42,6 +42,11 @@ export interface LabSummary {
 
 /** A guest that stops for ever is QEMU's fault (docs/lab-guest.md), not the tests': another is booted for the rest. */
 const maxBoots = 3;
+/**
+ * With two vCPUs, each a thread of the emulator's, guests break (docs/lab-guest.md), and tests are hardly faster. Benches
+ * are of programs that work side by side, as on the hosts they speak for.
+ */
+const vcpuCount = { tests: 1, benches: 2 } as const;
 /** From QEMU's start to the first word, on a loaded machine; 7 s on an idle one. */
 const firstWordMs = 150_000;
 /** The guest says something every 2 s; both its CPUs may be busy for a while. */
@@ -108,7 +113,7 @@ async function bootOnce(run: LabRun, order: LabOrder, deadline: Deadline, onLine
   const files = labFiles(share);
   rmSync(files.report, { force: true });
   writeFileSync(files.order, JSON.stringify(order));
-  const guest = await startLabGuest({ root: run.root, share, folders: run.folders });
+  const guest = await startLabGuest({ root: run.root, share, folders: run.folders, vcpuCount: vcpuCount[order.files.some((file) => file.endsWith(".bench.ts")) ? "benches" : "tests"] });
   let gone = false;
   const exited = guest.exited.then(() => { gone = true; }); // never rejects
   const hearing = new Hearing(share, onLine);
