@@ -81,8 +81,8 @@ test("a file that failed with a VM that broke is run by the next guest, and is a
   const brokenAgain = says(failing("broken"), end);
   const ever = await runWith([broken, brokenAgain, brokenAgain]);
   assert.deepEqual([ever.results, ever.failures.length, ever.missing, ever.boots], [[files[1], "broken"], 2, [], 3]);
-  const evidence = join(share, "boot-1/quiet/sandboxes/a"), ownerLog = join(evidence, "owner.log");
-  const quiet = await runWith([`mkdir -p ${evidence}; echo '{"message":"the VM has ended","error":"the VM was reset: its kernel"}' >"${ownerLog}"\n${says(failing("quiet"), result(files[1]), end)}`, says(result(files[0]), end)]);
+  const evidence = join(share, "boot-1/quiet/containers/a");
+  const quiet = await runWith([`mkdir -p ${evidence}; echo '{"status":"exited","error":"guest_reset"}' >${evidence}/status.json\n${says(failing("quiet"), result(files[1]), end)}`, says(result(files[0]), end)]);
   assert.deepEqual([quiet.results, quiet.failures.length, quiet.boots], [[files[1], files[0]], 1, 2]);
   const other = await runWith([says(failing("other"), result(files[1]), end)]);
   assert.deepEqual([other.results, other.failures.length, other.boots], [["other", files[1]], 0, 1]);

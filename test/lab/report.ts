@@ -31,9 +31,9 @@ export function labFiles(share: string) {
   return { order: join(share, "order.json"), report: join(share, "report.jsonl"), console: join(share, "console.log"), startLog: join(share, "start.log") };
 }
 
-/** What a sandbox says, or its owner's log, whose guest was broken by the emulator, which it is now and then (docs/lab-guest.md), and by hardly anything else. */
+/** What is said of a sandbox, or of a container that ended with it, whose guest was broken by the emulator, which it is now and then (docs/lab-guest.md), and by hardly anything else. */
 export function tellsOfBrokenGuest(text: string): boolean {
-  return /the VM (was reset|panicked)/.test(text);
+  return /VM (was reset|panicked)|guest_(reset|panicked)/.test(text);
 }
 
 /** Guest: says something. */

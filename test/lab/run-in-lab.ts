@@ -175,12 +175,12 @@ class Hearing {
   }
 }
 
-/** A result that says nothing about what was tested: a VM broke, as what was printed tells, or the log of its owner in the evidence beside it. */
+/** A result that says nothing about what was tested: a VM broke, as what was printed tells, or the status of a container in the evidence beside it. */
 function failedByEmulator({ outcomes, problems, outputFile }: FileResult): boolean {
   if (problems.length === 0 && outcomes.every(({ outcome }) => outcome !== "failed")) return false;
   const folder = dirname(outputFile);
-  const logs = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((path) => basename(path) === "owner.log") : [];
-  return [outputFile, ...logs.map((path) => join(folder, path))].some((path) => tellsOfBrokenGuest(readOptional(path)));
+  const statuses = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((path) => basename(path) === "status.json") : [];
+  return [outputFile, ...statuses.map((path) => join(folder, path))].some((path) => tellsOfBrokenGuest(readOptional(path)));
 }
 
 /** What the guest's kernel and its start printed last. */

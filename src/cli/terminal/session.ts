@@ -110,6 +110,9 @@ export async function lastKnownEnd(folders: StateFolders, record: ContainerRecor
 /** Why a container ended, for people. */
 const endReasons: Readonly<Record<string, string>> = {
   vmm_died: "its VM has ended",
+  guest_panicked: "its VM panicked",
+  guest_reset: "its VM was reset: the kernel in it crashed without a word, or was told to reboot",
+  guest_powered_off: "its VM powered off",
   virtiofsd_died: "virtiofsd, which showed it folders of the host, has ended, and its VM was ended with it",
 };
 

@@ -10,7 +10,7 @@ export interface ProcessEnd {
   readonly oomKilled: boolean;
   /** The signal that ended it; undefined or 0: none. */
   readonly signal?: number;
-  /** Why it ended when that was not its own doing: `vmm_died`, `virtiofsd_died`, `agent_lost`; else empty. */
+  /** Why it ended when that was not its own doing: `vmm_died`, `virtiofsd_died` and their like of docs/errors.md; else empty. */
   readonly reason: string;
 }
 

@@ -123,6 +123,17 @@ test("2.1 Monitor: the death of the VM ends every process with 137, tells everyb
   assert.deepEqual(fixture.held, []);
 });
 
+test("a process that its VM takes with it says how that ended", async () => {
+  for (const [how, expected] of [["panicked", "guest_panicked"], ["reset", "guest_reset"], ["powered_off", "guest_powered_off"]] as const) {
+    using fixture = await SandboxFixture.open();
+    const sandbox = await fixture.create();
+    await startContainer(sandbox, "c1");
+    fixture.endVm(how);
+    assert.equal((await sandbox.container("c1").init.wait(within)).reason, expected);
+    await sandbox.stop();
+  }
+});
+
 test("the death of virtiofsd ends the VM: what touches a volume hangs where nothing can end it", async () => {
   using fixture = await SandboxFixture.open();
   const sandbox = await fixture.create();

@@ -30,7 +30,7 @@ import type { SandboxSize } from "./sandbox-size.ts";
 import { serveSharesSteps, withdrawShares, withdrawSharesSteps, type ShareBuild } from "./share-steps.ts";
 import { ContainerUpdate, updateSteps } from "./update-container.ts";
 import { rehearseMeeting, startGuest } from "./start-guest.ts";
-import { raceDeath, sharesLost, vmDied } from "./vm-death.ts";
+import { endReasons, raceDeath, sharesLost, vmDied } from "./vm-death.ts";
 import { nextSandboxState, requireSandboxRunning, type SandboxState } from "./sandbox-state.ts";
 
 /** Longest polite part of a stop; afterwards the VM is ended by force. */
@@ -153,7 +153,7 @@ export class Sandbox {
   readonly #leftGuest = new Set<string>();
   #saved = false;
   /** Why the VM's processes ended with it. */
-  #endReason: "vmm_died" | "virtiofsd_died" = "vmm_died";
+  #endReason: string | undefined;
   /** One growth of the memory at a time, however often the guest asks. */
   #growing: Promise<void> | undefined;
 
@@ -660,7 +660,10 @@ export class Sandbox {
   async #watchVm(): Promise<VmExit> {
     const exit = await this.vm.exited;
     this.#connection.close();
-    if (this.#state !== "stopping" && this.#state !== "stopped") this.#context.log.error("the VM has ended", { error: describeError(vmDied(exit)) });
+    if (this.#state !== "stopping" && this.#state !== "stopped") {
+      this.#endReason ??= endReasons[exit.reason];
+      this.#context.log.error("the VM has ended", { error: describeError(vmDied(exit)) });
+    }
     if (this.#state !== "stopped") this.#moveTo("stopping");
     await this.#endProcesses();
     return exit;
@@ -676,7 +679,7 @@ export class Sandbox {
 
   /** No process outlives its VM. */
   async #endProcesses(): Promise<void> {
-    const end: ProcessEnd = { exitStatus: lostExitStatus, exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: this.#endReason };
+    const end: ProcessEnd = { exitStatus: lostExitStatus, exitedAtUnixNanos: nowNanos(), oomKilled: false, reason: this.#endReason ?? endReasons.died };
     const processes = [...this.containers.values()].flatMap((container) => container.processes).concat([...this.vmProcesses.values()]);
     await Promise.all(processes.map((process) => this.#finish(process, end)));
   }

@@ -51,6 +51,9 @@ function virtiofsdDied(): RuntimeError {
   return new RuntimeError("unavailable", "virtiofsd has ended, and with it the sandbox that used its folders", { reason: "virtiofsd_died", hint: "`dmesg` says whether the host ran out of memory" });
 }
 
+/** Why a process ended that its VM took with it (docs/errors.md). */
+export const endReasons: Readonly<Record<VmExit["reason"], string>> = { died: "vmm_died", panicked: "guest_panicked", reset: "guest_reset", powered_off: "guest_powered_off" };
+
 /** The error of whatever waited for a VM that ended. */
 export function vmDied({ process, reason, consoleTail }: VmExit): RuntimeError {
   const ends = { died: `died (${process.signal ?? `exit code ${process.exitCode ?? "unknown"}`})`, panicked: "panicked", powered_off: "powered off", reset: "was reset: its kernel crashed without a word, or it was told to reboot" };
