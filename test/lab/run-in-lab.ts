@@ -49,7 +49,7 @@ const maxBoots = 3;
 const vcpuCount = { tests: 1, benches: 2 } as const;
 /** From QEMU's start to the first word, on a loaded machine; 7 s on an idle one. */
 const firstWordMs = 150_000;
-/** The guest says something every 2 s; both its CPUs may be busy for a while. */
+/** The guest says something every 2 s; its CPUs may be busy for a while. */
 const silenceMs = 60_000;
 /** Of the time for all: what the guest needs before and after its tests, so that a file that hangs is told by the guest. */
 const bootAndEndMs = 30_000;
@@ -179,7 +179,7 @@ class Hearing {
 function failedByEmulator({ outcomes, problems, outputFile }: FileResult): boolean {
   if (problems.length === 0 && outcomes.every(({ outcome }) => outcome !== "failed")) return false;
   const folder = dirname(outputFile);
-  const statuses = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((path) => basename(path) === "status.json") : [];
+  const statuses = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((path) => basename(path) === "status.json");
   return [outputFile, ...statuses.map((path) => join(folder, path))].some((path) => tellsOfBrokenGuest(readOptional(path)));
 }
 
